@@ -1,1 +1,161 @@
-fn main() {}
+//! Boots a real kernel in QEMU, over this machine's own root file system, and runs a
+//! command in it as root. What that is for: rds-csi's subject is what the kernel does
+//! when storage goes away, and neither developers' machines nor CI let tests try that.
+//!
+//! In the order that a run goes through them:
+//! [`choose`] which kernel package, [`kernels`] fetches and unpacks it, [`accel`] finds out
+//! whether KVM works, [`initramfs`] (by [`cpio`], [`quote`]) packs the guest's init and the
+//! job, [`qemu`] is the machine, [`guest`] (by [`stream`]) sees it through to its end,
+//! [`console`] tells what its kernel said. [`layout`] knows where files are, [`command`]
+//! runs other programs, [`run`] ties it together.
+
+mod accel;
+mod choose;
+mod command;
+mod console;
+mod cpio;
+mod guest;
+mod initramfs;
+mod kernels;
+mod layout;
+mod qemu;
+mod quote;
+mod run;
+mod stream;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+use crate::accel::Accel;
+use crate::choose::Series;
+use crate::layout::Layout;
+use crate::run::{Multipath, Request, STATUS_NO_GUEST};
+
+/// Runs a command as root under a real Linux kernel, in a virtual machine that sees this
+/// machine's files (read only, with an overlay in memory).
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    /// Where kernels, logs and results are kept [default: `vm` in cargo's target directory]
+    #[arg(long, env = "RDS_VM_DIR", global = true)]
+    dir: Option<PathBuf>,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Downloads and unpacks kernels (nothing is installed); does nothing when they are there
+    Prepare(PrepareArgs),
+    /// Boots a guest and runs a command in it
+    ///
+    /// Exits with the command's status; 124 when it ran out of time, 125 when the guest did
+    /// not boot or died.
+    Run(RunArgs),
+}
+
+#[derive(Args)]
+struct PrepareArgs {
+    /// Kernel series
+    #[arg(long, num_args = 1.., default_values = ["6.1", "6.12"])]
+    kernel: Vec<Series>,
+    /// Take the kernel from these packages instead of from apt; for one --kernel only
+    #[arg(long, num_args = 1..)]
+    deb: Vec<PathBuf>,
+}
+
+#[derive(Args)]
+struct RunArgs {
+    /// Kernel series
+    #[arg(long)]
+    kernel: Series,
+    /// Native NVMe multipathing, the module parameter nvme_core.multipath
+    #[arg(long, value_enum, default_value = "Y", ignore_case = true)]
+    multipath: Multipath,
+    /// Seconds that the command may take, not counting the boot
+    #[arg(long, default_value_t = 600)]
+    timeout: u64,
+    /// Memory of the guest in MiB
+    #[arg(long, default_value_t = 2048)]
+    memory: u32,
+    /// Directory that the guest sees as /results, writable [default: vm/results/RUN]
+    #[arg(long)]
+    results: Option<PathBuf>,
+    /// File for the guest's console [default: vm/log/RUN.log]
+    #[arg(long)]
+    log: Option<PathBuf>,
+    /// KVM or emulation [default: KVM if it boots a kernel, tried once]
+    #[arg(long, value_enum, env = "RDS_VM_ACCEL")]
+    accel: Option<Accel>,
+    /// Environment variable for the command; NAME alone passes the present value on
+    #[arg(long, value_name = "NAME[=VALUE]", value_parser = environment)]
+    env: Vec<(String, String)>,
+    /// The command, run in the current directory
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<String>,
+}
+
+fn environment(text: &str) -> Result<(String, String), String> {
+    let (name, value) = match text.split_once('=') {
+        Some((name, value)) => (name, value.to_owned()),
+        None => (text, std::env::var(text).unwrap_or_default()),
+    };
+    let letters = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    if name.is_empty()
+        || !name.chars().all(letters)
+        || name.starts_with(|c: char| c.is_ascii_digit())
+    {
+        return Err(format!("'{name}' is not a name that a shell can export"));
+    }
+    Ok((name.to_owned(), value))
+}
+
+fn main() -> ExitCode {
+    match act(Cli::parse()) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            eprintln!("rds-vm: {error:#}");
+            ExitCode::from(STATUS_NO_GUEST)
+        }
+    }
+}
+
+fn act(cli: Cli) -> Result<u8> {
+    let layout = Layout::find(cli.dir)?;
+    match cli.action {
+        Action::Prepare(args) => {
+            anyhow::ensure!(
+                args.deb.is_empty() || args.kernel.len() == 1,
+                "--deb gives one kernel: name its series with one --kernel"
+            );
+            for series in args.kernel {
+                let kernel = kernels::prepare(&layout, series, &args.deb)?;
+                eprintln!(
+                    "rds-vm: {series} is {} in {}",
+                    kernel.release,
+                    kernel.directory.display()
+                );
+            }
+            Ok(0)
+        }
+        Action::Run(args) => run::run(&layout, &request(args)),
+    }
+}
+
+fn request(args: RunArgs) -> Request {
+    Request {
+        series: args.kernel,
+        multipath: args.multipath,
+        timeout: Duration::from_secs(args.timeout),
+        memory_mib: args.memory,
+        accel: args.accel,
+        results: args.results,
+        log: args.log,
+        environment: args.env,
+        command: args.command,
+    }
+}

@@ -1,0 +1,61 @@
+# `make help` tells all. The work is done by cargo and by the scripts in tests/.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# Kernels that guests boot, from Debian: 6.1 is Debian 12's, 6.12 its backports'. They differ
+# where it matters most (DESIGN.md, section 2).
+KERNELS ?= 6.1
+DEMO_KERNELS ?= 6.1 6.12
+DEMO_TIMEOUT ?= 900
+export KERNELS
+
+BIN := $(or $(CARGO_TARGET_DIR),target)/debug
+
+.PHONY: help
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
+	@echo
+	@echo '  KERNELS="6.1 6.12" chooses what `make test` and `make guest` boot, DEMO_KERNELS what `make demo` does.'
+
+.PHONY: setup
+setup: ## Install what building and testing need (Debian, Ubuntu)
+	tests/vm/setup.sh
+
+.PHONY: build
+build: ## Build everything, tests included, in the dev profile
+	cargo build --workspace --all-targets
+
+.PHONY: test
+test: ## All tests: formatting, lints, licences, unit, csi-sanity, scenarios in a guest
+	tests/run.sh
+
+.PHONY: unit
+unit: ## cargo test, counted
+	tests/run.sh unit
+
+.PHONY: sanity
+sanity: ## The CSI's own test suite against the real binaries, in a guest
+	tests/run.sh sanity
+
+.PHONY: guest
+guest: ## The fault scenarios, in a guest
+	tests/run.sh guest
+
+.PHONY: demo
+demo: build setup ## A write that survives whatever happens to its session, on each kernel
+	@set -e; for kernel in $(DEMO_KERNELS); do \
+		echo "== Linux $$kernel"; \
+		$(BIN)/rds-vm run --kernel $$kernel --timeout $(DEMO_TIMEOUT) -- $(BIN)/rds-scenario demo; \
+	done
+
+.PHONY: fmt
+fmt: ## Format the source
+	cargo fmt --all
+
+.PHONY: clippy
+clippy: ## Lint
+	cargo clippy --workspace --all-targets -- -D warnings
+
+.PHONY: deny
+deny: ## Check licences, banned crates and sources of all dependencies
+	tests/deny.sh

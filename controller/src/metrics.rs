@@ -1,0 +1,122 @@
+//! Numbers for Prometheus, on `/metrics`; `/healthz` says that the process runs.
+//!
+//! A scrape never touches the appliance: it shows what the last requests found.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use prometheus::{
+    Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// From a quick read to the longest request, in seconds.
+const BUCKETS: &[f64] = &[0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0];
+
+/// All metrics of the controller. Labels take few, fixed values.
+pub struct Metrics {
+    registry: Registry,
+    rpc: HistogramVec,
+    appliance: HistogramVec,
+    errors: IntCounterVec,
+    up: IntGauge,
+}
+
+impl Metrics {
+    /// # Errors
+    /// If a metric is declared wrongly.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let histogram = |name: &str, help: &str, labels: &[&str]| {
+            HistogramVec::new(HistogramOpts::new(name, help).buckets(BUCKETS.to_vec()), labels)
+        };
+        let metrics = Self {
+            registry: Registry::new(),
+            rpc: histogram(
+                "rds_csi_controller_rpc_seconds",
+                "CSI calls by name and gRPC code",
+                &["rpc", "code"],
+            )?,
+            appliance: histogram(
+                "rds_csi_controller_appliance_request_seconds",
+                "Requests to the RDS by kind, answered or not",
+                &["request"],
+            )?,
+            errors: IntCounterVec::new(
+                Opts::new(
+                    "rds_csi_controller_appliance_errors_total",
+                    "Failed requests to the RDS by kind of error",
+                ),
+                &["kind"],
+            )?,
+            up: IntGauge::new(
+                "rds_csi_controller_appliance_up",
+                "1 if the last request to the RDS was answered, 0 if not or if there was none yet",
+            )?,
+        };
+        metrics.registry.register(Box::new(metrics.rpc.clone()))?;
+        metrics.registry.register(Box::new(metrics.appliance.clone()))?;
+        metrics.registry.register(Box::new(metrics.errors.clone()))?;
+        metrics.registry.register(Box::new(metrics.up.clone()))?;
+        Ok(metrics)
+    }
+
+    pub(crate) fn rpc_done(&self, rpc: &str, code: tonic::Code, taken: Duration) {
+        let code = format!("{code:?}");
+        self.rpc.with_label_values(&[rpc, code.as_str()]).observe(taken.as_secs_f64());
+    }
+
+    pub(crate) fn appliance_request(&self, request: &str, taken: Duration) {
+        self.appliance.with_label_values(&[request]).observe(taken.as_secs_f64());
+    }
+
+    pub(crate) fn appliance_failed(&self, kind: &str) {
+        self.errors.with_label_values(&[kind]).inc();
+    }
+
+    pub(crate) fn appliance_up(&self, up: bool) {
+        self.up.set(i64::from(up));
+    }
+
+    fn text(&self) -> Result<String, prometheus::Error> {
+        let mut buffer = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut buffer)?;
+        Ok(String::from_utf8_lossy(&buffer).into_owned())
+    }
+}
+
+/// Serves until told to stop.
+pub(crate) async fn serve(listener: TcpListener, metrics: Arc<Metrics>, stop: CancellationToken) {
+    let scrape = |State(metrics): State<Arc<Metrics>>| async move {
+        metrics.text().map_err(|e| (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))
+    };
+    let router = Router::new()
+        .route("/metrics", get(scrape))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .with_state(metrics);
+    let served =
+        axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
+    if let Err(e) = served {
+        tracing::error!("metrics server ended: {e}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_happened_is_shown() {
+        let metrics = Metrics::new().unwrap();
+        metrics.rpc_done("CreateVolume", tonic::Code::InvalidArgument, Duration::from_millis(3));
+        metrics.appliance_failed("unreachable");
+        let text = metrics.text().unwrap();
+        assert!(text.contains(r#"rds_csi_controller_rpc_seconds_count{code="InvalidArgument",rpc="CreateVolume"} 1"#), "{text}");
+        assert!(text.contains(r#"appliance_errors_total{kind="unreachable"} 1"#), "{text}");
+    }
+}

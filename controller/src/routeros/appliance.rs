@@ -1,0 +1,268 @@
+//! The typed interface. One request at a time, in order, which is what the appliance does
+//! with the requests of one user anyway; and none at all until it has proven that it is in
+//! its right mind.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rds_csi_proto::ids::{HostNqn, Nqn, VolumeId};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use super::disk::{DISK_PROPS, DiskItem, DiskUse, FILE_PROPS, FileItem, USE_PROPS};
+use super::error::ApplianceError;
+use super::version::{FLOOR, Version};
+use super::wire::{Menu, Property, Request, Row, Switch, Target, Transport};
+use crate::metrics::Metrics;
+use crate::rules::owner::OwnerTag;
+use crate::rules::path::AppliancePath;
+
+/// How long a request waits for those before it. The caller's own deadline is longer, and
+/// it is told that the appliance is busy instead of hearing nothing.
+const QUEUE_LIMIT: Duration = Duration::from_secs(45);
+
+/// After a boot the appliance answers with nonsense for a moment, and one good answer may
+/// be an accident between two bad ones. So two are needed, this far apart.
+const PROOF_GAP: Duration = Duration::from_millis(250);
+
+/// A client of one appliance.
+pub struct Appliance {
+    transport: Mutex<Box<dyn Transport>>,
+    proven: AtomicBool,
+    metrics: Arc<Metrics>,
+}
+
+/// Everything that a new volume's item is made with.
+#[derive(Debug, Clone)]
+pub struct NewDisk {
+    pub volume: VolumeId,
+    pub file: AppliancePath,
+    pub size: u64,
+    pub nqn: Nqn,
+    pub port: u16,
+    /// A host NQN that was never given to anybody: nobody may connect.
+    pub closed: HostNqn,
+    pub tag: OwnerTag,
+}
+
+impl Appliance {
+    /// Over any transport. Nothing is sent yet.
+    #[must_use]
+    pub fn new(transport: Box<dyn Transport>, metrics: Arc<Metrics>) -> Self {
+        Self { transport: Mutex::new(transport), proven: AtomicBool::new(false), metrics }
+    }
+
+    /// Whether the appliance is there and can be used.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn probe(&self) -> Result<(), ApplianceError> {
+        self.call(Request::Print { menu: Menu::Resource, filter: None, proplist: &["version"] })
+            .await
+            .map(drop)
+    }
+
+    /// A volume's item; `None` only if the appliance says so.
+    ///
+    /// # Errors
+    /// If there is any doubt.
+    pub async fn disk(&self, volume: &VolumeId) -> Result<Option<DiskItem>, ApplianceError> {
+        let filter = Property::Slot(volume.clone());
+        let items = self.print(Menu::Disk, Some(filter), DISK_PROPS, DiskItem::read).await?;
+        self.only(items, "/disk/print", |item| item.slot == volume.as_str())
+    }
+
+    /// All disks with the files they use.
+    ///
+    /// # Errors
+    /// If there is any doubt.
+    pub async fn disk_uses(&self) -> Result<Vec<DiskUse>, ApplianceError> {
+        self.print(Menu::Disk, None, USE_PROPS, DiskUse::read).await
+    }
+
+    /// A file; `None` only if the appliance says so.
+    ///
+    /// # Errors
+    /// If there is any doubt.
+    pub async fn file(&self, path: &AppliancePath) -> Result<Option<FileItem>, ApplianceError> {
+        let filter = Property::FileName(path.clone());
+        let items = self.print(Menu::File, Some(filter), FILE_PROPS, FileItem::read).await?;
+        self.only(items, "/file/print", |item| path.is(&item.name))
+    }
+
+    /// Makes file and item, not exported.
+    ///
+    /// # Errors
+    /// As the appliance says; after [`ApplianceError::Ambiguous`] look before trying again.
+    pub async fn add_disk(&self, new: NewDisk) -> Result<(), ApplianceError> {
+        let properties = vec![
+            Property::Slot(new.volume),
+            Property::TypeFile,
+            Property::FilePath(new.file),
+            Property::FileSize(new.size),
+            Property::NoMountFilesystem,
+            Property::Export(Switch::Off),
+            Property::Port(new.port),
+            Property::Nqn(new.nqn),
+            Property::AllowHost(new.closed),
+            Property::Comment(new.tag),
+        ];
+        self.call(Request::Add { menu: Menu::Disk, properties }).await.map(drop)
+    }
+
+    /// Changes properties of a volume's item.
+    ///
+    /// # Errors
+    /// As [`Self::add_disk`].
+    pub async fn set_disk(
+        &self,
+        volume: &VolumeId,
+        properties: Vec<Property>,
+    ) -> Result<(), ApplianceError> {
+        let set = |target| Request::Set { menu: Menu::Disk, target, properties: properties.clone() };
+        match self.call(set(Target::Slot(volume.clone()))).await {
+            Err(ApplianceError::NoSuchItem { action }) => match self.disk(volume).await? {
+                // It is there, so this RouterOS does not take names: use the id, just read.
+                Some(item) => self.call(set(Target::Id(item.id))).await.map(drop),
+                None => Err(ApplianceError::NoSuchItem { action }),
+            },
+            result => result.map(drop),
+        }
+    }
+
+    /// Removes a volume's item. Its file stays.
+    ///
+    /// # Errors
+    /// As [`Self::add_disk`].
+    pub async fn remove_disk(&self, volume: &VolumeId) -> Result<(), ApplianceError> {
+        let remove = |target| Request::Remove { menu: Menu::Disk, target };
+        match self.call(remove(Target::Slot(volume.clone()))).await {
+            Err(ApplianceError::NoSuchItem { .. }) => match self.disk(volume).await? {
+                Some(item) => self.call(remove(Target::Id(item.id))).await.map(drop),
+                None => Ok(()),
+            },
+            result => result.map(drop),
+        }
+    }
+
+    /// Removes a file, in use or not.
+    ///
+    /// # Errors
+    /// As [`Self::add_disk`].
+    pub async fn remove_file(&self, path: &AppliancePath) -> Result<(), ApplianceError> {
+        let remove = |target| Request::Remove { menu: Menu::File, target };
+        match self.call(remove(Target::File(path.clone()))).await {
+            Err(ApplianceError::NoSuchItem { .. }) => match self.file(path).await? {
+                Some(item) => self.call(remove(Target::Id(item.id))).await.map(drop),
+                None => Ok(()),
+            },
+            result => result.map(drop),
+        }
+    }
+
+    async fn print<T>(
+        &self,
+        menu: Menu,
+        filter: Option<Property>,
+        proplist: &'static [&'static str],
+        read: fn(&Row) -> Result<T, String>,
+    ) -> Result<Vec<T>, ApplianceError> {
+        let request = Request::Print { menu, filter, proplist };
+        let action = request.to_string();
+        let rows = self.call(request).await?;
+        rows.iter().map(read).collect::<Result<_, _>>().map_err(|cause| self.doubt(action, cause))
+    }
+
+    /// A filter that did not filter, or matched twice, is not to be built upon.
+    fn only<T>(
+        &self,
+        items: Vec<T>,
+        action: &str,
+        is_it: impl Fn(&T) -> bool,
+    ) -> Result<Option<T>, ApplianceError> {
+        let found = items.len();
+        let mut items = items.into_iter();
+        match (items.next(), items.next()) {
+            (None, _) => Ok(None),
+            (Some(item), None) if is_it(&item) => Ok(Some(item)),
+            _ => Err(self.doubt(action.into(), format!("{found} items for a filter that fits one"))),
+        }
+    }
+
+    fn doubt(&self, action: String, cause: String) -> ApplianceError {
+        self.proven.store(false, Ordering::Relaxed);
+        let error = ApplianceError::BadAnswer { action, cause };
+        self.metrics.appliance_failed(error.kind());
+        error
+    }
+
+    async fn call(&self, request: Request) -> Result<Vec<Row>, ApplianceError> {
+        let mut transport =
+            tokio::time::timeout(QUEUE_LIMIT, self.transport.lock()).await.map_err(|_| {
+                ApplianceError::Queue { action: request.to_string(), seconds: QUEUE_LIMIT.as_secs() }
+            })?;
+        if !self.proven.load(Ordering::Relaxed) {
+            let version = self.prove(transport.as_mut()).await?;
+            self.proven.store(true, Ordering::Relaxed);
+            tracing::info!(%version, "the RDS answers");
+        }
+        self.send(transport.as_mut(), &request).await
+    }
+
+    async fn prove(&self, transport: &mut dyn Transport) -> Result<Version, ApplianceError> {
+        self.version(transport).await?;
+        tokio::time::sleep(PROOF_GAP).await;
+        self.version(transport).await
+    }
+
+    async fn version(&self, transport: &mut dyn Transport) -> Result<Version, ApplianceError> {
+        let request =
+            Request::Print { menu: Menu::Resource, filter: None, proplist: &["version"] };
+        let rows = self.send(transport, &request).await?;
+        let text = match rows.as_slice() {
+            [row] => row.get("version").map(String::as_str).unwrap_or_default(),
+            _ => "",
+        };
+        match Version::parse(text) {
+            None => Err(self.doubt(request.to_string(), format!("no version in it ({text:?})"))),
+            Some(v) if v < FLOOR => Err(ApplianceError::TooOld {
+                version: text.chars().take(40).collect(),
+                floor: FLOOR.to_string(),
+            }),
+            Some(v) => Ok(v),
+        }
+    }
+
+    async fn send(
+        &self,
+        transport: &mut dyn Transport,
+        request: &Request,
+    ) -> Result<Vec<Row>, ApplianceError> {
+        let started = Instant::now();
+        let result = transport.call(request).await;
+        let taken = started.elapsed();
+        self.metrics.appliance_request(request.name(), taken);
+        match &result {
+            Ok(rows) => {
+                self.metrics.appliance_up(true);
+                tracing::debug!(%request, rows = rows.len(), ms = taken.as_millis(), "RDS answered");
+            }
+            Err(error) => {
+                self.metrics.appliance_failed(error.kind());
+                if error.casts_doubt() {
+                    self.metrics.appliance_up(false);
+                    if self.proven.swap(false, Ordering::Relaxed) {
+                        tracing::warn!(%request, "the RDS stopped answering: {error}");
+                    }
+                }
+                tracing::debug!(%request, ms = taken.as_millis(), "RDS: {error}");
+            }
+        }
+        result
+    }
+}
+
+#[cfg(test)]
+#[path = "appliance_tests.rs"]
+mod tests;

@@ -1,0 +1,185 @@
+//! Requests as a transport sees them: a menu, a verb, and properties that were made from
+//! validated types. No text of a CSI request reaches the appliance in any other way.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use futures::future::BoxFuture;
+use rds_csi_proto::ids::{HostNqn, Nqn, VolumeId};
+
+use super::ApplianceError;
+use super::disk::ItemId;
+use crate::rules::owner::OwnerTag;
+use crate::rules::path::AppliancePath;
+
+/// One item as it is printed: property names and their values as text.
+pub type Row = BTreeMap<String, String>;
+
+/// A menu of the console.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Menu {
+    Disk,
+    File,
+    Resource,
+}
+
+impl Menu {
+    /// Its path in the REST interface.
+    #[must_use]
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::Disk => "disk",
+            Self::File => "file",
+            Self::Resource => "system/resource",
+        }
+    }
+}
+
+/// One request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// Items whose property has exactly this value (or all of them).
+    Print { menu: Menu, filter: Option<Property>, proplist: &'static [&'static str] },
+    /// A new item.
+    Add { menu: Menu, properties: Vec<Property> },
+    /// New values for one item.
+    Set { menu: Menu, target: Target, properties: Vec<Property> },
+    /// The end of one item.
+    Remove { menu: Menu, target: Target },
+}
+
+/// Which item a change is meant for.
+///
+/// By name where the appliance takes names, since ids may be given out anew when it
+/// reboots: one read before and used after would hit somebody else's item.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// A disk's slot.
+    Slot(VolumeId),
+    /// A file's name.
+    File(AppliancePath),
+    /// An id that was read a moment ago.
+    Id(ItemId),
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Slot(volume) => volume.fmt(f),
+            Self::File(path) => f.write_str(path.file_name()),
+            Self::Id(id) => id.fmt(f),
+        }
+    }
+}
+
+impl Request {
+    /// Whether it can change anything.
+    #[must_use]
+    pub fn changes(&self) -> bool {
+        !matches!(self, Self::Print { .. })
+    }
+
+    /// Menu and verb, for metrics: few different values.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Print { menu: Menu::Disk, .. } => "disk/print",
+            Self::Print { menu: Menu::File, .. } => "file/print",
+            Self::Print { menu: Menu::Resource, .. } => "system/resource/print",
+            Self::Add { .. } => "disk/add",
+            Self::Set { .. } => "disk/set",
+            Self::Remove { menu: Menu::File, .. } => "file/remove",
+            Self::Remove { .. } => "disk/remove",
+        }
+    }
+}
+
+impl fmt::Display for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "/{}", self.name())?;
+        match self {
+            Self::Print { filter, .. } => match filter {
+                Some(p) => write!(f, " {}={}", p.name(), p.value()),
+                None => Ok(()),
+            },
+            Self::Add { properties, .. } => match properties.first() {
+                Some(p) => write!(f, " {}={}", p.name(), p.value()),
+                None => Ok(()),
+            },
+            Self::Set { target, .. } | Self::Remove { target, .. } => write!(f, " {target}"),
+        }
+    }
+}
+
+/// A property with its value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Property {
+    Slot(VolumeId),
+    TypeFile,
+    FilePath(AppliancePath),
+    FileSize(u64),
+    /// Always off: the appliance would mount the guest's file system.
+    NoMountFilesystem,
+    Export(Switch),
+    Port(u16),
+    Nqn(Nqn),
+    AllowHost(HostNqn),
+    Comment(OwnerTag),
+    /// The name of a file, without the leading slash.
+    FileName(AppliancePath),
+}
+
+/// On or off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Switch {
+    On,
+    Off,
+}
+
+impl Property {
+    /// Its name in RouterOS.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Slot(_) => "slot",
+            Self::TypeFile => "type",
+            Self::FilePath(_) => "file-path",
+            Self::FileSize(_) => "file-size",
+            Self::NoMountFilesystem => "mount-filesystem",
+            Self::Export(_) => "nvme-tcp-export",
+            Self::Port(_) => "nvme-tcp-server-port",
+            Self::Nqn(_) => "nvme-tcp-server-nqn",
+            Self::AllowHost(_) => "nvme-tcp-server-allow-host-name",
+            Self::Comment(_) => "comment",
+            Self::FileName(_) => "name",
+        }
+    }
+
+    /// Its value as text. Sizes are plain decimal bytes: suffixes round, and a leading zero
+    /// would make them octal.
+    #[must_use]
+    pub fn value(&self) -> String {
+        match self {
+            Self::Slot(id) => id.to_string(),
+            Self::TypeFile => "file".into(),
+            Self::FilePath(path) => path.to_string(),
+            Self::FileSize(bytes) => bytes.to_string(),
+            Self::NoMountFilesystem | Self::Export(Switch::Off) => "no".into(),
+            Self::Export(Switch::On) => "yes".into(),
+            Self::Port(port) => port.to_string(),
+            Self::Nqn(nqn) => nqn.to_string(),
+            Self::AllowHost(host) => host.to_string(),
+            Self::Comment(tag) => tag.to_string(),
+            Self::FileName(path) => path.file_name().to_owned(),
+        }
+    }
+}
+
+/// A way to the appliance: carries one request at a time.
+pub trait Transport: Send {
+    /// Sends it and waits for the answer, within the transport's own deadlines.
+    fn call<'a>(
+        &'a mut self,
+        request: &'a Request,
+    ) -> BoxFuture<'a, Result<Vec<Row>, ApplianceError>>;
+}

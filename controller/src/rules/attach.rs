@@ -1,0 +1,134 @@
+//! Who may have a volume: the rules of ControllerPublish and ControllerUnpublish.
+//!
+//! ```text
+//!            publish(node)                       unpublish(node | all)
+//!   Ready ───────────────────► Attached(node) ───────────────────────► Ready
+//!                                │      ▲                 (export off, read back, first)
+//!               publish(same) ───┘──────┘  same epoch
+//!               publish(other): refused, names the holder
+//! ```
+//!
+//! The record is written before the export goes on and cleared only after it is seen to be
+//! off, so the record can claim an attachment that is not there, never the reverse.
+
+use rds_csi_proto::ids::HostNqn;
+
+use super::owner::{Attachment, NodeKey, Sharing, Stage};
+
+/// What ControllerPublish has to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Publish {
+    /// Make a new attachment with a fresh host NQN. `exported`: it is exported although
+    /// nobody holds it, so whoever may be connected has to be thrown out first.
+    Attach {
+        /// Whether the export must be turned off before.
+        exported: bool,
+    },
+    /// This node holds it already: make sure of it, with the same host NQN.
+    Resume(HostNqn),
+    /// This node holds it on other terms.
+    Incompatible(Attachment),
+    /// Another node holds it.
+    HeldBy(Attachment),
+    /// It is being deleted.
+    Deleting,
+}
+
+/// Decides on a ControllerPublish.
+#[must_use]
+pub fn publish(stage: &Stage, exported: bool, node: &NodeKey, sharing: Sharing) -> Publish {
+    match stage {
+        Stage::Deleting => Publish::Deleting,
+        Stage::Ready => Publish::Attach { exported },
+        Stage::Attached(a) if &a.node != node => Publish::HeldBy(a.clone()),
+        Stage::Attached(a) if a.sharing != sharing => Publish::Incompatible(a.clone()),
+        Stage::Attached(a) => Publish::Resume(a.host.clone()),
+    }
+}
+
+/// What ControllerUnpublish has to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unpublish {
+    /// Nothing: this node does not hold it. Whoever does is left alone.
+    Nothing,
+    /// Turn the export off, see that it is, clear the record.
+    Close,
+}
+
+/// Decides on a ControllerUnpublish; no node means all of them.
+#[must_use]
+pub fn unpublish(stage: &Stage, exported: bool, node: Option<&NodeKey>) -> Unpublish {
+    match stage {
+        Stage::Attached(a) if node.is_none_or(|n| n == &a.node) => Unpublish::Close,
+        Stage::Attached(_) => Unpublish::Nothing,
+        // Exported with nobody on record: the call promises that no node has it afterwards.
+        Stage::Ready | Stage::Deleting if exported => Unpublish::Close,
+        Stage::Ready | Stage::Deleting => Unpublish::Nothing,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use proptest::prelude::*;
+
+    fn key(n: u8) -> NodeKey {
+        NodeKey::of(&format!("node-{n}").parse().unwrap())
+    }
+
+    fn attached(n: u8, sharing: Sharing) -> Stage {
+        Stage::Attached(Attachment { node: key(n), host: HostNqn::random(), sharing, since: 0 })
+    }
+
+    #[test]
+    fn the_rules() {
+        use Sharing::{Exclusive, Shared};
+        assert_eq!(
+            publish(&Stage::Ready, false, &key(1), Exclusive),
+            Publish::Attach { exported: false }
+        );
+        assert_eq!(publish(&Stage::Deleting, false, &key(1), Exclusive), Publish::Deleting);
+        let held = attached(1, Exclusive);
+        assert!(matches!(publish(&held, true, &key(1), Exclusive), Publish::Resume(_)));
+        assert!(matches!(publish(&held, true, &key(1), Shared), Publish::Incompatible(_)));
+        assert!(matches!(publish(&held, true, &key(2), Exclusive), Publish::HeldBy(_)));
+        assert_eq!(unpublish(&held, true, Some(&key(2))), Unpublish::Nothing);
+        assert_eq!(unpublish(&held, true, Some(&key(1))), Unpublish::Close);
+        assert_eq!(unpublish(&held, true, None), Unpublish::Close);
+        assert_eq!(unpublish(&Stage::Ready, false, None), Unpublish::Nothing);
+        assert_eq!(unpublish(&Stage::Ready, true, Some(&key(1))), Unpublish::Close);
+    }
+
+    proptest! {
+        // Whatever the order of calls, a node gets the volume only when no other has it.
+        #[test]
+        fn never_two_holders(calls in proptest::collection::vec((0u8..3, any::<bool>()), 0..60)) {
+            let mut stage = Stage::Ready;
+            let mut exported = false;
+            let mut connected: Option<(u8, HostNqn)> = None;
+            for (n, is_publish) in calls {
+                if is_publish {
+                    match publish(&stage, exported, &key(n), Sharing::Exclusive) {
+                        Publish::Attach { .. } => {
+                            prop_assert!(connected.is_none());
+                            stage = attached(n, Sharing::Exclusive);
+                            exported = true;
+                            let Stage::Attached(a) = &stage else { unreachable!() };
+                            connected = Some((n, a.host.clone()));
+                        }
+                        Publish::Resume(host) => {
+                            prop_assert_eq!(connected.clone(), Some((n, host)));
+                        }
+                        _ => prop_assert!(connected.as_ref().is_some_and(|(c, _)| *c != n)),
+                    }
+                } else if unpublish(&stage, exported, Some(&key(n))) == Unpublish::Close {
+                    prop_assert!(connected.as_ref().is_some_and(|(c, _)| *c == n));
+                    stage = Stage::Ready;
+                    exported = false;
+                    connected = None;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! Decisions, without I/O: what a request may ask for, whose an item is, who may attach.
+
+pub mod attach;
+pub mod capability;
+pub mod owner;
+pub mod path;
+pub mod size;

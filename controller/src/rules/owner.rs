@@ -1,0 +1,282 @@
+//! The owner tag: what the `comment` of a volume's item says.
+//!
+//! It is the only proof that an item is ours, and the only place where an attachment is
+//! recorded, so that a controller that starts knows what one that died had done:
+//!
+//! ```text
+//! rds-csi v1 cluster=<id> vol=<volume> [class=<hash>] stage=ready
+//! rds-csi v1 cluster=<id> vol=<volume> [class=<hash>] stage=attached node=<key> host=<uuid> mode=rwo since=<unix>
+//! rds-csi v1 cluster=<id> vol=<volume> [class=<hash>] stage=deleting
+//! ```
+//!
+//! Read strictly: fields in this order, nothing more, nothing less. Anything else is not
+//! ours and is left alone. RouterOS documents no limit for a comment; this one stays below
+//! 255 bytes, which is why a long node name is shortened to a key ([`NodeKey`]).
+
+use std::fmt;
+use std::str::FromStr;
+
+use rds_csi_proto::ids::{HostNqn, NodeName, VolumeId};
+use sha2::{Digest, Sha256};
+
+const PREFIX: &str = "rds-csi v1 ";
+/// No tag is longer.
+pub const MAX_LEN: usize = 255;
+
+/// Names this cluster on an appliance that several may share: 1 to 36 characters, so that
+/// the uid of the kube-system namespace fits.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ClusterId(String);
+
+impl ClusterId {
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for ClusterId {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let ok = (1..=36).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+        if ok {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(format!("cluster id {text:?}: expected 1 to 36 letters, digits or ._-"))
+        }
+    }
+}
+
+impl fmt::Display for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A node as the tag names it: its name if it is at most 48 bytes long, else the first 25
+/// and, after a `~` (which no node name contains), 22 hexadecimal digits of its SHA-256.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct NodeKey(String);
+
+const KEY_LEN: usize = 48;
+const KEY_HEAD: usize = 25;
+const KEY_HASH: usize = 22;
+
+impl NodeKey {
+    #[must_use]
+    pub fn of(node: &NodeName) -> Self {
+        let name = node.as_str();
+        if name.len() <= KEY_LEN {
+            return Self(name.to_owned());
+        }
+        let head: String = name.chars().take(KEY_HEAD).collect();
+        let hash: String =
+            hex::encode(Sha256::digest(name.as_bytes())).chars().take(KEY_HASH).collect();
+        Self(format!("{head}~{hash}"))
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b);
+        let ok = match text.split_once('~') {
+            None => (1..=KEY_LEN).contains(&text.len()) && text.bytes().all(plain),
+            Some((head, hash)) => {
+                head.len() == KEY_HEAD
+                    && head.bytes().all(plain)
+                    && hash.len() == KEY_HASH
+                    && hash.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+            }
+        };
+        ok.then(|| Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for NodeKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Who may hold the volume at one time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sharing {
+    /// One node (`rwo`).
+    Exclusive,
+    /// Several nodes, for a raw block volume whose users agree among themselves (`rwx`).
+    Shared,
+}
+
+impl Sharing {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Exclusive => "rwo",
+            Self::Shared => "rwx",
+        }
+    }
+}
+
+/// An attachment, as recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attachment {
+    /// Who holds the volume.
+    pub node: NodeKey,
+    /// As whom it connects: the epoch.
+    pub host: HostNqn,
+    /// On which terms.
+    pub sharing: Sharing,
+    /// Since when, in seconds of Unix time.
+    pub since: u64,
+}
+
+/// Where a volume is in its life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stage {
+    /// It exists; nobody holds it.
+    Ready,
+    /// A node holds it, or is about to.
+    Attached(Attachment),
+    /// Its deletion has begun and its data may be gone.
+    Deleting,
+}
+
+/// A hash of the StorageClass parameters, to tell a repeated request from a different one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClassHash(String);
+
+impl ClassHash {
+    /// Of the parameters that are ours, in any order.
+    #[must_use]
+    pub fn of<'a>(params: impl Iterator<Item = (&'a str, &'a str)>) -> Self {
+        let mut sorted: Vec<_> = params.collect();
+        sorted.sort_unstable();
+        let mut hash = Sha256::new();
+        for (key, value) in sorted {
+            for part in [key, value] {
+                hash.update((part.len() as u64).to_be_bytes());
+                hash.update(part.as_bytes());
+            }
+        }
+        Self(hex::encode(hash.finalize()).chars().take(8).collect())
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let hexadecimal = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        (text.len() == 8 && text.bytes().all(hexadecimal)).then(|| Self(text.to_owned()))
+    }
+}
+
+/// The whole comment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnerTag {
+    /// Whose.
+    pub cluster: ClusterId,
+    /// Which volume: an item that was copied or renamed by hand is not that volume.
+    pub volume: VolumeId,
+    /// Made from which parameters; absent for a volume taken over from an older driver.
+    pub class: Option<ClassHash>,
+    /// In which state.
+    pub stage: Stage,
+}
+
+impl OwnerTag {
+    /// The same volume in another stage.
+    #[must_use]
+    pub fn at(&self, stage: Stage) -> Self {
+        Self { stage, ..self.clone() }
+    }
+}
+
+impl fmt::Display for OwnerTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{PREFIX}cluster={} vol={}", self.cluster, self.volume)?;
+        if let Some(class) = &self.class {
+            write!(f, " class={}", class.0)?;
+        }
+        match &self.stage {
+            Stage::Ready => f.write_str(" stage=ready"),
+            Stage::Deleting => f.write_str(" stage=deleting"),
+            Stage::Attached(a) => write!(
+                f,
+                " stage=attached node={} host={} mode={} since={}",
+                a.node,
+                a.host.host_id(),
+                a.sharing.as_str(),
+                a.since
+            ),
+        }
+    }
+}
+
+impl OwnerTag {
+    /// Reads a comment; `None` if it is not, to the letter, a tag of ours.
+    #[must_use]
+    pub fn parse(comment: &str) -> Option<Self> {
+        let mut words = comment.strip_prefix(PREFIX)?.split(' ').peekable();
+        let field = |key: &str, words: &mut std::iter::Peekable<std::str::Split<'_, char>>| {
+            words
+                .next_if(|w| w.split_once('=').is_some_and(|(k, _)| k == key))
+                .and_then(|w| w.split_once('='))
+                .map(|(_, value)| value.to_owned())
+        };
+        let cluster = field("cluster", &mut words)?.parse().ok()?;
+        let volume = field("vol", &mut words)?.parse().ok()?;
+        let class = match field("class", &mut words) {
+            None => None,
+            Some(text) => Some(ClassHash::parse(&text)?),
+        };
+        let stage = match field("stage", &mut words)?.as_str() {
+            "ready" => Stage::Ready,
+            "deleting" => Stage::Deleting,
+            "attached" => Stage::Attached(Attachment {
+                node: NodeKey::parse(&field("node", &mut words)?)?,
+                host: format!("nqn.2014-08.org.nvmexpress:uuid:{}", field("host", &mut words)?)
+                    .parse()
+                    .ok()?,
+                sharing: match field("mode", &mut words)?.as_str() {
+                    "rwo" => Sharing::Exclusive,
+                    "rwx" => Sharing::Shared,
+                    _ => return None,
+                },
+                since: field("since", &mut words)?.parse().ok()?,
+            }),
+            _ => return None,
+        };
+        let tag = Self { cluster, volume, class, stage };
+        // One spelling only: whatever else was in there (a number with a sign, a field too
+        // many) would be lost at the next write.
+        (words.next().is_none() && tag.to_string() == comment).then_some(tag)
+    }
+}
+
+/// Whose an item is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ownership {
+    /// Ours: our cluster's tag, for this volume.
+    Ours(OwnerTag),
+    /// Not ours, and why, for people.
+    Foreign(String),
+}
+
+/// Judges an item by its slot and comment.
+#[must_use]
+pub fn judge(slot: &str, comment: &str, volume: &VolumeId, cluster: &ClusterId) -> Ownership {
+    let foreign = |why: String| Ownership::Foreign(why);
+    if slot != volume.as_str() {
+        return foreign(format!("its slot is {slot:?}"));
+    }
+    match OwnerTag::parse(comment) {
+        None if comment.is_empty() => foreign("it has no owner tag in its comment".into()),
+        None => foreign("its comment is not an owner tag of this driver".into()),
+        Some(tag) if &tag.cluster != cluster => {
+            foreign(format!("it belongs to cluster {:?}, this is {:?}", tag.cluster.0, cluster.0))
+        }
+        Some(tag) if &tag.volume != volume => {
+            foreign(format!("its owner tag is that of {}", tag.volume))
+        }
+        Some(tag) => Ownership::Ours(tag),
+    }
+}
+
+#[cfg(test)]
+#[path = "owner_tests.rs"]
+mod tests;

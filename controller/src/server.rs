@@ -1,0 +1,179 @@
+//! The process: socket, services, signals.
+//!
+//! Clients speak gRPC over a unix socket and must send an `:authority` that is a host name;
+//! Go's grpc (kubelet, sidecars, csi-sanity) sends `localhost`. The HTTP/2 library refuses a
+//! path there, as only clients of 2021 and before send.
+
+use std::io::ErrorKind;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use rds_csi_proto::csi::controller_server::ControllerServer;
+use rds_csi_proto::csi::identity_server::IdentityServer;
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_stream::wrappers::UnixListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+
+use crate::config::{Args, DEFAULT_CLUSTER};
+use crate::credentials::CredentialsDir;
+use crate::csi::Service;
+use crate::metrics::{self, Metrics};
+use crate::operations::Operations;
+use crate::routeros::Appliance;
+use crate::routeros::rest::Rest;
+use crate::volumes::{Settings, Volumes};
+
+/// What is running may finish; kubelet kills after 30 s by default.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(25);
+
+/// Serves until SIGTERM or SIGINT.
+///
+/// # Errors
+/// If it cannot start: the socket is served by another process, or an address is in use.
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    announce(&args);
+    let metrics = Arc::new(Metrics::new()?);
+    let credentials = CredentialsDir::new(&args.rds_credentials);
+    if let Err(e) = credentials.load().await {
+        // Not fatal: the Secret may be mended while we run, and every call says so.
+        tracing::error!("{e}");
+    }
+    let transport = Box::new(Rest::new(args.rds_url.clone(), credentials));
+    let appliance = Appliance::new(transport, Arc::clone(&metrics));
+    let settings = Settings {
+        cluster: args.cluster_id,
+        roots: args.volume_path,
+        rds: args.rds_url,
+        nvme_address: args.nvme_address,
+    };
+    let operations = Operations::default();
+    let service = Service::new(
+        args.driver_name.as_str(),
+        Volumes::new(settings, appliance),
+        operations.clone(),
+        Arc::clone(&metrics),
+    );
+
+    let stop = CancellationToken::new();
+    if let Some(address) = args.metrics_addr {
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("cannot serve metrics on {address}"))?;
+        tokio::spawn(metrics::serve(listener, metrics, stop.clone()));
+    }
+    let path = &args.endpoint.0;
+    let listener = bind(path).await?;
+    tokio::spawn(stop_on_signal(stop.clone())?);
+    tracing::info!(socket = %path.display(), "serving");
+    let serving = Server::builder()
+        .add_service(IdentityServer::new(service.clone()))
+        .add_service(ControllerServer::new(service))
+        .serve_with_incoming_shutdown(
+            UnixListenerStream::new(listener),
+            stop.clone().cancelled_owned(),
+        );
+    let overdue = async {
+        stop.cancelled().await;
+        tokio::time::sleep(SHUTDOWN_LIMIT).await;
+    };
+    tokio::select! {
+        served = serving => served.context("the gRPC server failed")?,
+        () = overdue => tracing::warn!("callers are still connected; leaving them"),
+    }
+    if !operations.drain(SHUTDOWN_LIMIT).await {
+        // The appliance's items say how far each came; the next start goes on from there.
+        tracing::warn!("operations are still running; the next call for each continues it");
+    }
+    std::fs::remove_file(path).ok();
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn announce(args: &Args) {
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        driver = %args.driver_name,
+        rds = %args.rds_url,
+        cluster = %args.cluster_id,
+        "rds-csi-controller starts"
+    );
+    if args.cluster_id.as_str() == DEFAULT_CLUSTER {
+        tracing::warn!(
+            "no --cluster-id: a second cluster on this appliance without one would take these \
+             volumes for its own"
+        );
+    }
+    if !args.no_kubernetes {
+        tracing::warn!(
+            "Kubernetes features (leader election, annotations, Events) are not active in this \
+             version: run one replica"
+        );
+    }
+}
+
+/// Listens on the socket. One that a dead process left is removed; anything else in the way
+/// is not ours to remove.
+async fn bind(path: &Path) -> anyhow::Result<UnixListener> {
+    match std::fs::symlink_metadata(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => {}
+        Err(e) => return Err(e).with_context(|| format!("cannot look at {}", path.display())),
+        Ok(found) if !found.file_type().is_socket() => {
+            bail!("{} exists and is not a socket; remove it or choose another --endpoint", path.display())
+        }
+        Ok(_) => match UnixStream::connect(path).await {
+            Err(e) if e.kind() == ErrorKind::ConnectionRefused => {
+                std::fs::remove_file(path)
+                    .with_context(|| format!("cannot remove stale {}", path.display()))?;
+            }
+            Ok(_) => bail!("another process serves {}", path.display()),
+            Err(e) => return Err(e).with_context(|| format!("cannot probe {}", path.display())),
+        },
+    }
+    let listener =
+        UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
+    // Sidecars may run as another user of the pod's group.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))
+        .with_context(|| format!("cannot set the mode of {}", path.display()))?;
+    Ok(listener)
+}
+
+fn stop_on_signal(
+    stop: CancellationToken,
+) -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping: no new calls, what runs is finished");
+        stop.cancel();
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[tokio::test]
+    async fn only_a_stale_socket_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("csi.sock");
+        let first = bind(&path).await.unwrap();
+        let error = bind(&path).await.unwrap_err().to_string();
+        assert!(error.contains("another process"), "{error}");
+        drop(first);
+        drop(bind(&path).await.unwrap());
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "precious").unwrap();
+        assert!(bind(&path).await.unwrap_err().to_string().contains("not a socket"));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+    }
+}

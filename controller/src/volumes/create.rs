@@ -1,0 +1,312 @@
+//! CreateVolume.
+//!
+//! One `add` makes file, item, NQN and owner tag together, not exported, and closed to every
+//! host. So there is nothing in between to clean up: after a failure the item is either not
+//! there, or there and ours, and the next call finds out which.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use rds_csi_proto::csi::{self, CreateVolumeRequest};
+use rds_csi_proto::ids::{HostNqn, Nqn, VolumeId};
+use rds_csi_proto::params::{KNOWN_KEYS, VolumeParams, context_keys};
+
+use super::{Pace, Volumes, foreign, portal};
+use crate::error::Error;
+
+use crate::routeros::{ApplianceError, DiskItem, NewDisk};
+use crate::rules::capability;
+use crate::rules::owner::{ClassHash, OwnerTag, Ownership, Stage};
+use crate::rules::path::AppliancePath;
+use crate::rules::size::{SizePlan, csi_bytes};
+
+/// CSI limits names to 128 bytes.
+const NAME_MAX: usize = 128;
+
+/// What a request asks for, checked.
+#[derive(Debug)]
+pub(crate) struct CreatePlan {
+    pub(crate) volume: VolumeId,
+    size: SizePlan,
+    params: VolumeParams,
+    /// The StorageClass's own keys, as given.
+    given: HashMap<String, String>,
+}
+
+impl CreatePlan {
+    /// Checks all of a request that can be checked without the appliance.
+    pub(crate) fn new(request: CreateVolumeRequest) -> Result<Self, Error> {
+        if request.name.is_empty() || request.name.len() > NAME_MAX {
+            return Err(Error::Invalid(format!("name is required, 1 to {NAME_MAX} bytes")));
+        }
+        capability::check_all(&request.volume_capabilities)?;
+        if request.volume_content_source.is_some() {
+            return Err(Error::Invalid(
+                "volume_content_source: snapshots and clones are not supported by this version"
+                    .into(),
+            ));
+        }
+        if !request.mutable_parameters.is_empty() {
+            return Err(Error::Invalid(
+                "mutable_parameters: VolumeAttributesClass is not supported by this version".into(),
+            ));
+        }
+        let range = request.capacity_range.map(|r| (r.required_bytes, r.limit_bytes));
+        let size = SizePlan::new(range)?;
+        let params = VolumeParams::from_storage_class(&request.parameters)?;
+        let given = request
+            .parameters
+            .into_iter()
+            .filter(|(key, value)| KNOWN_KEYS.contains(&key.as_str()) && !value.is_empty())
+            .collect();
+        Ok(Self { volume: VolumeId::from_request_name(&request.name), size, params, given })
+    }
+
+    fn class(&self) -> ClassHash {
+        ClassHash::of(self.given.iter().map(|(k, v)| (k.as_str(), v.as_str())))
+    }
+}
+
+impl Volumes {
+    /// Makes the volume, or finds that it was made.
+    pub(crate) async fn create(&self, plan: &CreatePlan) -> Result<csi::Volume, Error> {
+        let directory = self.directory(plan)?;
+        self.check_rds_address(plan).await?;
+        let nvme_address = self.nvme_address(plan).await?;
+        let file = directory.volume_file(&plan.volume);
+        let nqn: Nqn = format!("nqn.2000-02.com.mikrotik:{}", plan.volume)
+            .parse()
+            .map_err(|e| Error::Internal(format!("{e}")))?;
+        if let Some(item) = self.appliance.disk(&plan.volume).await? {
+            self.check_existing(plan, &item, &file)?;
+        } else {
+            self.refuse_leftover(&file).await?;
+            self.add(plan, &file, &nqn)
+                .await
+                .map_err(|e| e.after_change(format!("CreateVolume of {}", plan.volume)))?;
+        }
+        // What is there counts, not what was asked for.
+        let item = self.wait_for_size(plan).await.map_err(|e| match e {
+            e @ Error::Exists(_) => e,
+            e => e.after_change(format!("CreateVolume of {}", plan.volume)),
+        })?;
+        tracing::info!(bytes = item.size, file = %file, "volume is there");
+        self.describe(plan, &item, &file, nvme_address)
+    }
+
+    fn directory(&self, plan: &CreatePlan) -> Result<AppliancePath, Error> {
+        let roots = &self.settings.roots;
+        let default =
+            roots.first().ok_or_else(|| Error::Internal("no --volume-path".into()))?;
+        let Some(given) = &plan.params.volume_path else { return Ok(default.clone()) };
+        let given: AppliancePath = given.parse().map_err(Error::Invalid)?;
+        if roots.iter().any(|root| given.is_within(root)) {
+            return Ok(given);
+        }
+        let allowed: Vec<_> = roots.iter().map(AppliancePath::as_str).collect();
+        Err(Error::Invalid(format!(
+            "StorageClass parameter volumePath has the value {given}; accepted is a directory in {} \
+             (the controller's --volume-path)",
+            allowed.join(", ")
+        )))
+    }
+
+    /// A StorageClass may name its appliance, but this controller has one.
+    async fn check_rds_address(&self, plan: &CreatePlan) -> Result<(), Error> {
+        let own = self.settings.rds.host();
+        let Some(given) = plan.params.rds_address.as_deref().filter(|g| *g != own) else {
+            return Ok(());
+        };
+        let (ours, theirs) = (portal::resolve(own).await?, portal::resolve(given).await?);
+        if theirs.iter().any(|a| ours.contains(a)) {
+            return Ok(());
+        }
+        Err(Error::Invalid(format!(
+            "StorageClass parameter rdsAddress has the value {given:?}; accepted is {own:?}, the \
+             appliance of this controller (--rds-url)"
+        )))
+    }
+
+    async fn nvme_address(&self, plan: &CreatePlan) -> Result<IpAddr, Error> {
+        match (plan.params.nvme_address, &self.settings.nvme_address) {
+            (Some(address), _) => Ok(address),
+            (None, Some(host)) => portal::address_of(host.as_str()).await,
+            (None, None) => portal::address_of(self.settings.rds.host()).await,
+        }
+    }
+
+    /// Whether what is there is what was asked for, made by an earlier call.
+    fn check_existing(
+        &self,
+        plan: &CreatePlan,
+        item: &DiskItem,
+        file: &AppliancePath,
+    ) -> Result<(), Error> {
+        let volume = &plan.volume;
+        let tag = match self.judge(item, volume) {
+            Ownership::Ours(tag) => tag,
+            Ownership::Foreign(why) => return Err(Error::Exists(foreign(volume, &why))),
+        };
+        let differs = |what: String| {
+            Error::Exists(format!("volume {volume} exists already, but {what}"))
+        };
+        if tag.stage == Stage::Deleting {
+            return Err(Error::Refused(format!("volume {volume} is being deleted; try again later")));
+        }
+        if let Some(size) = item.size.filter(|s| !plan.size.admits(*s)) {
+            return Err(differs(format!("its size is {size} bytes, which is not what is asked for")));
+        }
+        if !file.is(&item.file_path) {
+            return Err(differs(format!("its file is {:?}, not {file}", item.file_path)));
+        }
+        if item.port != Some(plan.params.nvme_port) {
+            return Err(differs(format!(
+                "its NVMe/TCP port is {:?}, not {}",
+                item.port, plan.params.nvme_port
+            )));
+        }
+        if tag.class.is_some_and(|class| class != plan.class()) {
+            return Err(differs("it was made with other StorageClass parameters".into()));
+        }
+        Ok(())
+    }
+
+    /// A file without an item is somebody's data whose item was lost. A new item on it would
+    /// hand that data to a stranger.
+    async fn refuse_leftover(&self, file: &AppliancePath) -> Result<(), Error> {
+        match self.appliance.file(file).await? {
+            None => Ok(()),
+            Some(_) => Err(Error::Refused(format!(
+                "file {file} exists on the appliance without a disk item, and is not touched; \
+                 if nobody needs it, remove it by hand"
+            ))),
+        }
+    }
+
+    async fn add(&self, plan: &CreatePlan, file: &AppliancePath, nqn: &Nqn) -> Result<(), Error> {
+        let added = self
+            .appliance
+            .add_disk(NewDisk {
+                volume: plan.volume.clone(),
+                file: file.clone(),
+                size: plan.size.size,
+                nqn: nqn.clone(),
+                port: plan.params.nvme_port,
+                closed: HostNqn::random(),
+                tag: OwnerTag {
+                    cluster: self.settings.cluster.clone(),
+                    volume: plan.volume.clone(),
+                    class: Some(plan.class()),
+                    stage: Stage::Ready,
+                },
+            })
+            .await;
+        match added {
+            // Without an answer, what is there afterwards decides.
+            Ok(()) | Err(ApplianceError::Ambiguous { .. }) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    async fn wait_for_size(&self, plan: &CreatePlan) -> Result<DiskItem, Error> {
+        let volume = &plan.volume;
+        let pace = Pace::start();
+        let item = loop {
+            let item = self.appliance.disk(volume).await?;
+            if let Some(item) = &item
+                && item.size.is_some_and(|s| s >= plan.size.size)
+            {
+                break item.clone();
+            }
+            match (pace.again(&format!("creation of {volume}")).await, item) {
+                (Ok(()), _) => {}
+                // It is there, and has not the size that was asked for.
+                (Err(_), Some(item)) => break item,
+                (Err(error), None) => return Err(error),
+            }
+        };
+        match item.size {
+            Some(size) if plan.size.admits(size) => Ok(item),
+            size => Err(Error::Internal(format!(
+                "the appliance shows {size:?} bytes for {volume}, where {} were asked for; is the \
+                 pool full?",
+                plan.size.size
+            ))),
+        }
+    }
+
+    fn describe(
+        &self,
+        plan: &CreatePlan,
+        item: &DiskItem,
+        file: &AppliancePath,
+        nvme_address: IpAddr,
+    ) -> Result<csi::Volume, Error> {
+        let mut context = plan.given.clone();
+        let mut put = |key: &str, value: String| context.insert(key.to_owned(), value);
+        put("rdsAddress", self.settings.rds.host().to_owned());
+        put("nvmeAddress", nvme_address.to_string());
+        put("nvmePort", item.port.unwrap_or(plan.params.nvme_port).to_string());
+        put(context_keys::NQN, item.nqn.clone());
+        put(context_keys::VOLUME_PATH, file.to_string());
+        Ok(csi::Volume {
+            capacity_bytes: csi_bytes(item.size.unwrap_or_default())?,
+            volume_id: plan.volume.to_string(),
+            volume_context: context,
+            content_source: None,
+            accessible_topology: Vec::new(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use rds_csi_proto::csi::volume_capability::{AccessMode, AccessType, BlockVolume};
+    use rds_csi_proto::csi::{CapacityRange, VolumeCapability, VolumeContentSource};
+    use tonic::Code;
+
+    fn request() -> CreateVolumeRequest {
+        CreateVolumeRequest {
+            name: "pvc-3f1e1c0a-9d6e-4a3c-8f54-0c7a6a0b7e11".into(),
+            capacity_range: Some(CapacityRange { required_bytes: 1 << 20, limit_bytes: 0 }),
+            volume_capabilities: vec![VolumeCapability {
+                access_type: Some(AccessType::Block(BlockVolume {})),
+                access_mode: Some(AccessMode { mode: 1 }),
+            }],
+            ..CreateVolumeRequest::default()
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_refused_before_the_appliance_is_asked() {
+        assert_eq!(CreatePlan::new(request()).unwrap().volume.as_str(), request().name);
+        let refused: [fn(&mut CreateVolumeRequest); 6] = [
+            |r| r.name.clear(),
+            |r| r.name = "x".repeat(129),
+            |r| r.volume_capabilities.clear(),
+            |r| r.volume_content_source = Some(VolumeContentSource::default()),
+            |r| r.capacity_range = Some(CapacityRange::default()),
+            |r| {
+                r.parameters.insert("shields".into(), "true".into());
+            },
+        ];
+        for change in refused {
+            let mut bad = request();
+            change(&mut bad);
+            assert_eq!(CreatePlan::new(bad).unwrap_err().code(), Code::InvalidArgument);
+        }
+    }
+
+    #[test]
+    fn the_class_does_not_depend_on_what_the_provisioner_adds() {
+        let plain = CreatePlan::new(request()).unwrap().class();
+        let mut with = request();
+        with.parameters.insert("csi.storage.k8s.io/pvc/name".into(), "x".into());
+        assert_eq!(CreatePlan::new(with).unwrap().class(), plain);
+        let mut other = request();
+        other.parameters.insert("shield".into(), "false".into());
+        assert_ne!(CreatePlan::new(other).unwrap().class(), plain);
+    }
+}

@@ -1,0 +1,121 @@
+//! DeleteVolume.
+//!
+//! The item's comment is the only proof that the file is ours, so the item goes last:
+//! record `stage=deleting`, remove the file, see that it is gone, remove the item, see that
+//! it is gone. A call that stopped anywhere in between is continued by the next one.
+
+use rds_csi_proto::ids::VolumeId;
+
+use super::{Pace, Volumes};
+use crate::error::Error;
+use crate::routeros::wire::{Property, Switch};
+use crate::routeros::{ApplianceError, DiskItem};
+use crate::rules::owner::{OwnerTag, Stage};
+use crate::rules::path::{AppliancePath, own_file};
+
+impl Volumes {
+    /// Deletes the volume, or finds that it does not exist.
+    pub(crate) async fn delete(&self, volume: &VolumeId) -> Result<(), Error> {
+        let Some((item, tag)) = self.ours(volume).await? else {
+            return self.refuse_orphan(volume).await;
+        };
+        let file = self.may_delete(volume, &item, &tag).await?;
+        let begun = |e: Error| e.after_change(format!("DeleteVolume of {volume}"));
+        self.mark(volume, &tag).await.map_err(begun)?;
+        self.delete_file(&file).await.map_err(begun)?;
+        self.delete_item(volume).await.map_err(begun)?;
+        // In case the appliance made the file anew while the item was still there.
+        self.delete_file(&file).await.map_err(begun)?;
+        tracing::info!(%file, "volume deleted");
+        Ok(())
+    }
+
+    /// No item: the volume does not exist. A file of its name proves nothing, so it is
+    /// neither deleted nor passed over in silence.
+    async fn refuse_orphan(&self, volume: &VolumeId) -> Result<(), Error> {
+        for root in &self.settings.roots {
+            let file = root.volume_file(volume);
+            if self.appliance.file(&file).await?.is_some() {
+                return Err(Error::Refused(format!(
+                    "volume {volume} has no disk item, but file {file} exists; without its item \
+                     nothing proves that it is ours, so remove it by hand if nobody needs it"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// All that must be true before anything is deleted; returns the file to delete.
+    async fn may_delete(
+        &self,
+        volume: &VolumeId,
+        item: &DiskItem,
+        tag: &OwnerTag,
+    ) -> Result<AppliancePath, Error> {
+        if let Stage::Attached(a) = &tag.stage {
+            return Err(Error::Refused(format!(
+                "volume {volume} is attached to node {}; detach it first", a.node
+            )));
+        }
+        if item.export {
+            return Err(Error::Refused(format!(
+                "volume {volume} is exported; detach it first (ControllerUnpublishVolume)"
+            )));
+        }
+        let file = own_file(&item.file_path, volume, &self.settings.roots).ok_or_else(|| {
+            Error::Refused(format!(
+                "the file of volume {volume}, {:?}, is not one that this controller makes \
+                 (--volume-path, then {volume}.img); it is not touched",
+                item.file_path
+            ))
+        })?;
+        let uses = self.appliance.disk_uses().await?;
+        let other =
+            uses.iter().find(|u| u.slot != volume.as_str() && file.is(&u.file_path));
+        match other {
+            None => Ok(file),
+            Some(other) => Err(Error::Refused(format!(
+                "file {file} is also used by the appliance's item {:?}; it is not touched",
+                other.slot
+            ))),
+        }
+    }
+
+    async fn mark(&self, volume: &VolumeId, tag: &OwnerTag) -> Result<(), Error> {
+        if tag.stage == Stage::Deleting {
+            return Ok(());
+        }
+        let deleting = tag.at(Stage::Deleting);
+        let properties = vec![Property::Export(Switch::Off), Property::Comment(deleting)];
+        self.change(volume, "marking for deletion", properties).await
+    }
+
+    async fn delete_file(&self, file: &AppliancePath) -> Result<(), Error> {
+        if self.appliance.file(file).await?.is_none() {
+            return Ok(());
+        }
+        settle(self.appliance.remove_file(file).await)?;
+        let pace = Pace::start();
+        while self.appliance.file(file).await?.is_some() {
+            pace.again(&format!("removal of file {file}")).await?;
+        }
+        Ok(())
+    }
+
+    async fn delete_item(&self, volume: &VolumeId) -> Result<(), Error> {
+        settle(self.appliance.remove_disk(volume).await)?;
+        let pace = Pace::start();
+        while self.appliance.disk(volume).await?.is_some() {
+            pace.again(&format!("removal of item {volume}")).await?;
+        }
+        Ok(())
+    }
+}
+
+/// A removal without an answer is judged by what is there afterwards.
+fn settle(result: Result<(), ApplianceError>) -> Result<(), Error> {
+    match result {
+        Ok(()) | Err(ApplianceError::Ambiguous { .. }) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}

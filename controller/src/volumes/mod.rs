@@ -1,0 +1,134 @@
+//! What is done to volumes: create, delete, attach, detach. Each operation looks at the item
+//! first, changes as little as needed, and reads back what it changed; each can be repeated
+//! from any point at which it may have stopped.
+
+mod create;
+mod delete;
+mod portal;
+mod publish;
+
+pub(crate) use create::CreatePlan;
+pub(crate) use publish::PublishRequest;
+
+use std::time::Duration;
+
+use rds_csi_proto::ids::VolumeId;
+use tokio::time::Instant;
+
+use crate::config::{Host, RestUrl};
+use crate::error::Error;
+use crate::routeros::wire::{Property, Switch};
+use crate::routeros::{Appliance, ApplianceError, DiskItem};
+use crate::rules::owner::{ClusterId, OwnerTag, Ownership, judge};
+use crate::rules::path::AppliancePath;
+
+/// How long a change may take to show. Exports and files appear some time after the request
+/// (creation of 1 GiB: 0.4 s); a file of many terabytes takes longer and is asked for again.
+const CONFIRM_LIMIT: Duration = Duration::from_secs(20);
+/// How often it is looked at.
+const CONFIRM_EVERY: Duration = Duration::from_millis(200);
+
+/// What the operations need to know.
+pub(crate) struct Settings {
+    pub(crate) cluster: ClusterId,
+    /// Where volume files may be; the first is the default.
+    pub(crate) roots: Vec<AppliancePath>,
+    pub(crate) rds: RestUrl,
+    pub(crate) nvme_address: Option<Host>,
+}
+
+/// The volumes of one appliance.
+pub(crate) struct Volumes {
+    settings: Settings,
+    appliance: Appliance,
+}
+
+impl Volumes {
+    pub(crate) fn new(settings: Settings, appliance: Appliance) -> Self {
+        Self { settings, appliance }
+    }
+
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    pub(crate) async fn probe(&self) -> Result<(), Error> {
+        Ok(self.appliance.probe().await?)
+    }
+
+    /// Whether the volume exists and is ours; anything else is an error.
+    pub(crate) async fn must_exist(&self, volume: &VolumeId) -> Result<DiskItem, Error> {
+        Ok(self.ours(volume).await?.ok_or_else(|| Error::NotFound(volume.to_string()))?.0)
+    }
+
+    /// The item and its tag, if there is an item; one that is not ours is refused.
+    async fn ours(&self, volume: &VolumeId) -> Result<Option<(DiskItem, OwnerTag)>, Error> {
+        let Some(item) = self.appliance.disk(volume).await? else { return Ok(None) };
+        match self.judge(&item, volume) {
+            Ownership::Ours(tag) => Ok(Some((item, tag))),
+            Ownership::Foreign(why) => Err(Error::Refused(foreign(volume, &why))),
+        }
+    }
+
+    fn judge(&self, item: &DiskItem, volume: &VolumeId) -> Ownership {
+        judge(&item.slot, &item.comment, volume, &self.settings.cluster)
+    }
+
+    /// Changes the item and waits until it reads as it was set. A change without an answer
+    /// is judged the same way: by what is there afterwards.
+    async fn change(
+        &self,
+        volume: &VolumeId,
+        what: &str,
+        properties: Vec<Property>,
+    ) -> Result<(), Error> {
+        let unanswered = match self.appliance.set_disk(volume, properties.clone()).await {
+            Ok(()) => None,
+            Err(e @ ApplianceError::Ambiguous { .. }) => Some(e),
+            Err(e) => return Err(e.into()),
+        };
+        let pace = Pace::start();
+        loop {
+            let item = self.appliance.disk(volume).await?;
+            let item = item.ok_or_else(|| Error::NotFound(volume.to_string()))?;
+            if properties.iter().all(|p| item.shows(p)) {
+                return Ok(());
+            }
+            match (pace.again(&format!("{what} of {volume}")).await, unanswered.clone()) {
+                (Ok(()), _) => {}
+                (Err(_), Some(cause)) => return Err(cause.into()),
+                (Err(error), None) => return Err(error),
+            }
+        }
+    }
+
+    /// Turns the export off and sees that it is. This drops every connected host, so it is
+    /// what fencing rests upon.
+    async fn export_off(&self, volume: &VolumeId) -> Result<(), Error> {
+        let off = vec![Property::Export(Switch::Off)];
+        self.change(volume, "turning the export off", off).await
+    }
+}
+
+/// The rhythm of looking whether a change shows.
+struct Pace(Instant);
+
+impl Pace {
+    fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// Waits until it is time to look again, or says that it has been long enough.
+    async fn again(&self, what: &str) -> Result<(), Error> {
+        let taken = self.0.elapsed();
+        if taken >= CONFIRM_LIMIT {
+            return Err(Error::NotConfirmed { what: what.to_owned(), seconds: taken.as_secs() });
+        }
+        tokio::time::sleep(CONFIRM_EVERY).await;
+        Ok(())
+    }
+}
+
+fn foreign(volume: &VolumeId, why: &str) -> String {
+    format!("the appliance's item {volume} is not ours and is left alone: {why}")
+}

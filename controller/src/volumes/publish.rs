@@ -1,0 +1,204 @@
+//! ControllerPublishVolume and ControllerUnpublishVolume: who may connect, enforced by the
+//! target. The rules are in [`crate::rules::attach`]; here they are carried out.
+
+use std::collections::HashMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rds_csi_proto::context::{NVME_ADDRESS, PublishContext};
+use rds_csi_proto::csi::ControllerPublishVolumeRequest;
+use rds_csi_proto::ids::{HostNqn, NodeName, Nqn, Portal, VolumeId};
+
+use super::{Volumes, portal};
+use crate::error::Error;
+use crate::routeros::DiskItem;
+use crate::routeros::wire::{Property, Switch};
+use crate::rules::attach::{Publish, Unpublish, publish, unpublish};
+use crate::rules::capability;
+use crate::rules::owner::{Attachment, NodeKey, OwnerTag, Sharing, Stage};
+
+/// A ControllerPublish, checked.
+#[derive(Debug)]
+pub(crate) struct PublishRequest {
+    pub(crate) volume: VolumeId,
+    pub(crate) node: NodeName,
+    sharing: Sharing,
+    /// From the volume context: an address, or a name in those that older drivers wrote.
+    nvme_address: Option<String>,
+}
+
+impl PublishRequest {
+    pub(crate) fn new(request: ControllerPublishVolumeRequest) -> Result<Self, Error> {
+        let required = |name: &str, value: &str| match value {
+            "" => Err(Error::Invalid(format!("{name} is required"))),
+            _ => Ok(()),
+        };
+        required("volume_id", &request.volume_id)?;
+        required("node_id", &request.node_id)?;
+        let capability = request
+            .volume_capability
+            .ok_or_else(|| Error::Invalid("volume_capability is required".into()))?;
+        let sharing = capability::check(&capability)?;
+        if request.readonly {
+            return Err(Error::Invalid(
+                "readonly: attaching read-only is not supported (PUBLISH_READONLY is not announced)"
+                    .into(),
+            ));
+        }
+        let node = request.node_id.parse().map_err(|e| Error::Invalid(format!("{e}")))?;
+        // An id of another form was never given out.
+        let volume =
+            request.volume_id.parse().map_err(|_| Error::NotFound(request.volume_id.clone()))?;
+        let nvme_address =
+            request.volume_context.get(NVME_ADDRESS).filter(|a| !a.is_empty()).cloned();
+        Ok(Self { volume, node, sharing, nvme_address })
+    }
+}
+
+impl Volumes {
+    /// Attaches the volume to a node, or finds that it is.
+    pub(crate) async fn publish(
+        &self,
+        request: &PublishRequest,
+    ) -> Result<HashMap<String, String>, Error> {
+        let volume = &request.volume;
+        let (item, tag) =
+            self.ours(volume).await?.ok_or_else(|| Error::NotFound(volume.to_string()))?;
+        // Everything that can fail without a trace comes before the first change.
+        let portal = self.portal(request, &item).await?;
+        let nqn: Nqn = item.nqn.parse().map_err(|e| {
+            Error::Refused(format!("the appliance's item {volume} cannot be exported: {e}"))
+        })?;
+        let node = NodeKey::of(&request.node);
+        let refused = |text: String| Err(Error::Refused(text));
+        let host = match publish(&tag.stage, item.export, &node, request.sharing) {
+            Publish::Attach { exported } => self.attach(request, &tag, node, exported).await,
+            Publish::Resume(host) => self.resume(volume, &item, host).await,
+            Publish::Incompatible(_) => {
+                return Err(Error::Exists(format!(
+                    "volume {volume} is attached to this node with another access mode"
+                )));
+            }
+            Publish::HeldBy(holder) => return refused(held_by(volume, &holder, request.sharing)),
+            Publish::Deleting => return refused(format!("volume {volume} is being deleted")),
+        }
+        .map_err(|e| e.after_change(format!("attaching {volume} to {}", request.node)))?;
+        Ok(PublishContext { nqn, host_nqn: host, portal }.to_map())
+    }
+
+    /// A new attachment: record and host NQN first, the export last.
+    async fn attach(
+        &self,
+        request: &PublishRequest,
+        tag: &OwnerTag,
+        node: NodeKey,
+        exported: bool,
+    ) -> Result<HostNqn, Error> {
+        let volume = &request.volume;
+        if exported {
+            tracing::warn!("exported with nobody on record: turning it off before attaching");
+            self.export_off(volume).await?;
+        }
+        let host = HostNqn::random();
+        let sharing = request.sharing;
+        let stage =
+            Stage::Attached(Attachment { node, host: host.clone(), sharing, since: unix_time() });
+        let attached = tag.at(stage);
+        let record = vec![Property::Comment(attached), Property::AllowHost(host.clone())];
+        self.change(volume, "recording the attachment", record).await?;
+        self.export_on(volume).await?;
+        tracing::info!("attached");
+        Ok(host)
+    }
+
+    /// An attachment that is on record: everything as it says, whatever is missing.
+    async fn resume(
+        &self,
+        volume: &VolumeId,
+        item: &DiskItem,
+        host: HostNqn,
+    ) -> Result<HostNqn, Error> {
+        if item.allow_host != host.as_str() {
+            if item.export {
+                tracing::warn!("exported to another host NQN than the one on record: correcting");
+                self.export_off(volume).await?;
+            }
+            let allow = vec![Property::AllowHost(host.clone())];
+            self.change(volume, "setting the allowed host", allow).await?;
+            self.export_on(volume).await?;
+        } else if !item.export {
+            self.export_on(volume).await?;
+        }
+        Ok(host)
+    }
+
+    async fn export_on(&self, volume: &VolumeId) -> Result<(), Error> {
+        let on = vec![Property::Export(Switch::On)];
+        self.change(volume, "turning the export on", on).await
+    }
+
+    /// Detaches the volume from a node, or from all; on return the node cannot have it.
+    pub(crate) async fn unpublish(
+        &self,
+        volume: &VolumeId,
+        node: Option<&NodeName>,
+    ) -> Result<(), Error> {
+        let Some((item, tag)) = self.ours(volume).await? else { return Ok(()) };
+        let key = node.map(NodeKey::of);
+        match unpublish(&tag.stage, item.export, key.as_ref()) {
+            Unpublish::Nothing => {
+                tracing::debug!("not attached to this node");
+                return Ok(());
+            }
+            Unpublish::Close => {}
+        }
+        let begun = |e: Error| e.after_change(format!("detaching {volume}"));
+        self.export_off(volume).await.map_err(begun)?;
+        // Closed to everybody rather than cleared: an empty allow list admits any host, and
+        // a late export request, or a hand, might still turn the export on.
+        let closed = HostNqn::random();
+        let ready = match tag.stage {
+            Stage::Deleting => tag.clone(),
+            Stage::Ready | Stage::Attached(_) => tag.at(Stage::Ready),
+        };
+        let clear = vec![
+            Property::Export(Switch::Off),
+            Property::AllowHost(closed),
+            Property::Comment(ready),
+        ];
+        self.change(volume, "clearing the attachment", clear).await.map_err(begun)?;
+        tracing::info!("detached");
+        Ok(())
+    }
+
+    /// Where the node finds the volume: the port is the item's own.
+    async fn portal(&self, request: &PublishRequest, item: &DiskItem) -> Result<Portal, Error> {
+        let host = match (&request.nvme_address, &self.settings.nvme_address) {
+            (Some(address), _) => address.as_str(),
+            (None, Some(host)) => host.as_str(),
+            (None, None) => self.settings.rds.host(),
+        };
+        let port = item.port.ok_or_else(|| {
+            Error::Refused(format!("the appliance's item {} has no NVMe/TCP port", item.slot))
+        })?;
+        Ok(Portal::new(portal::address_of(host).await?, port))
+    }
+}
+
+fn held_by(volume: &VolumeId, holder: &Attachment, wanted: Sharing) -> String {
+    let since = Duration::from_secs(unix_time().saturating_sub(holder.since)).as_secs();
+    let mut text = format!(
+        "volume {volume} is attached to node {} (for {since} s); it must be detached there first",
+        holder.node
+    );
+    if wanted == Sharing::Shared && holder.sharing == Sharing::Shared {
+        text.push_str(
+            ". A second node for a ReadWriteMany block volume (live migration) comes with a later version",
+        );
+    }
+    text
+}
+
+/// For people who read the comment; nothing is decided by it.
+fn unix_time() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}

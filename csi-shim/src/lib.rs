@@ -1,0 +1,59 @@
+//! The Kubernetes side of a node, without any privilege.
+//!
+//! kubelet speaks CSI to the shim, and the shim passes every `csi.v1.Node` call on to the
+//! node-agent, which does the work in the host's own namespaces. The shim holds no state:
+//! its restart or absence never touches a session, and an agent that restarts is, to
+//! kubelet, only a call that took a little longer.
+//!
+//! In the order that a call flows through them:
+//! - [`config`]: the command line;
+//! - [`socket`]: the unix sockets that the shim listens on;
+//! - [`serve`]: starts everything, ends everything;
+//! - [`identity`]: `csi.v1.Identity`, answered here;
+//! - [`forward`]: `csi.v1.Node`, passed on as bytes; only NodeGetInfo is looked into;
+//! - [`deadline`]: how long a call may take;
+//! - [`agent`]: the connection to the agent, and what is said when there is none;
+//! - [`raw`]: the codec that leaves messages alone;
+//! - [`registration`]: making ourselves known to kubelet.
+
+pub mod agent;
+pub mod config;
+pub mod deadline;
+pub mod forward;
+pub mod identity;
+pub mod raw;
+pub mod registration;
+pub mod serve;
+pub mod socket;
+
+use std::path::PathBuf;
+
+/// Why the shim ended, or could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ShimError {
+    /// A socket could not be set up.
+    #[error("cannot listen on {path}: {what}", path = path.display())]
+    Listen {
+        /// Where.
+        path: PathBuf,
+        /// What stood in the way, and what to do.
+        what: String,
+    },
+    /// A server ended with an error.
+    #[error("the server on {path} failed: {source}", path = path.display())]
+    Serve {
+        /// Whose.
+        path: PathBuf,
+        /// Why.
+        source: tonic::transport::Error,
+    },
+    /// kubelet asked who we are, and did not take us.
+    #[error(
+        "kubelet refused the registration of this plugin: {reason}; ending, so that it is \
+         tried again"
+    )]
+    RegistrationRefused {
+        /// kubelet's own words.
+        reason: String,
+    },
+}

@@ -1,0 +1,236 @@
+//! What the kernel knows of our controllers and namespaces.
+//!
+//! One scan reads all fabrics controllers; the keepers of single volumes filter by
+//! subsystem NQN. A controller can vanish between two reads: what cannot be read is
+//! reported as unknown, never as absent.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::kernel::DeviceNumber;
+
+/// A controller's state, as drivers/nvme/host/sysfs.c prints it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ControllerState {
+    New,
+    Live,
+    Resetting,
+    Connecting,
+    Deleting,
+    /// Deleting, and its I/O has been failed. If it stays so, the instance is wedged.
+    DeletingNoIo,
+    Dead,
+    /// Anything else, or unreadable.
+    Unknown,
+}
+
+impl ControllerState {
+    fn parse(text: &str) -> Self {
+        match text.trim() {
+            "new" => Self::New,
+            "live" => Self::Live,
+            "resetting" => Self::Resetting,
+            "connecting" => Self::Connecting,
+            "deleting" => Self::Deleting,
+            "deleting (no IO)" => Self::DeletingNoIo,
+            "dead" => Self::Dead,
+            _ => Self::Unknown,
+        }
+    }
+
+    /// On its way out; it will not come back under this instance.
+    #[must_use]
+    pub fn is_going(self) -> bool {
+        matches!(self, Self::Deleting | Self::DeletingNoIo | Self::Dead)
+    }
+}
+
+/// A namespace with NSID 1: the volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Namespace {
+    /// Its block device's name (`nvme0n1`); the multipath head where that is in use.
+    pub name: String,
+    /// Its block device.
+    pub number: DeviceNumber,
+    /// Size in bytes.
+    pub size_bytes: u64,
+    /// The identity that the target made up for this export (`uuid.…`): another one means
+    /// that the export was made anew.
+    pub wwid: String,
+}
+
+/// One fabrics controller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Controller {
+    /// `nvme0`
+    pub name: String,
+    /// Subsystem NQN.
+    pub nqn: String,
+    /// Host NQN; empty if the kernel does not tell (before 4.20 or while it goes).
+    pub host_nqn: String,
+    /// `traddr=…,trsvcid=…`
+    pub address: String,
+    /// The target's number for it: with the name, tells a reused name from the same one.
+    pub cntlid: String,
+    /// Its state.
+    pub state: ControllerState,
+    /// The volume, if the kernel has it.
+    pub namespace: Option<Namespace>,
+}
+
+/// All fabrics controllers of this host.
+///
+/// # Errors
+/// If sysfs cannot be listed. A single controller that vanishes meanwhile is left out.
+pub fn controllers() -> Result<Vec<Controller>> {
+    controllers_in(Path::new("/sys"))
+}
+
+fn controllers_in(sys: &Path) -> Result<Vec<Controller>> {
+    let class = sys.join("class/nvme");
+    let entries = match fs::read_dir(&class) {
+        Ok(entries) => entries,
+        // The class appears with the nvme_core module: without it there are none.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(Error::kernel("list", class.display())(e)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(Error::kernel("list", class.display()))?;
+        let dir = entry.path();
+        // Only fabrics controllers over TCP are ever ours; PCIe ones are the host's disks.
+        if attribute(&dir, "transport").as_deref() != Some("tcp") {
+            continue;
+        }
+        let Some(nqn) = attribute(&dir, "subsysnqn") else { continue };
+        found.push(Controller {
+            name: entry.file_name().to_string_lossy().into_owned(),
+            nqn,
+            host_nqn: attribute(&dir, "hostnqn").unwrap_or_default(),
+            address: attribute(&dir, "address").unwrap_or_default(),
+            cntlid: attribute(&dir, "cntlid").unwrap_or_default(),
+            state: attribute(&dir, "state")
+                .map_or(ControllerState::Unknown, |s| ControllerState::parse(&s)),
+            namespace: namespace_of(sys, &dir),
+        });
+    }
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(found)
+}
+
+/// The block device of the controller's namespace 1.
+///
+/// Below the controller stands either the namespace itself (`nvme0n1`) or, with native
+/// multipath, a hidden path (`nvme2c0n1`) of a head that is named without the `c` part;
+/// the numbers of controller and head differ, so nothing is derived from them.
+fn namespace_of(sys: &Path, controller: &Path) -> Option<Namespace> {
+    for entry in fs::read_dir(controller).ok()?.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Some(head) = head_name(&name) else { continue };
+        let dir = sys.join("block").join(&head);
+        // The path itself also has nsid on newer kernels; the head has it on all.
+        if attribute(&dir, "nsid").as_deref() != Some("1") {
+            continue;
+        }
+        let number = attribute(&dir, "dev").and_then(|d| DeviceNumber::parse(&d));
+        let sectors = attribute(&dir, "size").and_then(|s| s.parse::<u64>().ok());
+        // A namespace whose attributes are not complete yet, or that is being taken down
+        // (size 0), is not there yet: the next scan sees it whole.
+        if let (Some(number), Some(sectors)) = (number, sectors) {
+            if sectors > 0 {
+                let wwid = attribute(&dir, "wwid").unwrap_or_default();
+                return Some(Namespace { name: head, number, size_bytes: sectors * 512, wwid });
+            }
+        }
+    }
+    None
+}
+
+/// `nvme0n1` → itself; `nvme2c0n1` → `nvme2n1`; anything else is no namespace.
+fn head_name(name: &str) -> Option<String> {
+    let rest = name.strip_prefix("nvme")?;
+    let (numbers, namespace) = rest.rsplit_once('n')?;
+    let digits = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
+    let subsystem = match numbers.split_once('c') {
+        Some((subsystem, controller)) if digits(controller) => subsystem,
+        Some(_) => return None,
+        None => numbers,
+    };
+    (digits(subsystem) && digits(namespace)).then(|| format!("nvme{subsystem}n{namespace}"))
+}
+
+fn attribute(dir: &Path, name: &str) -> Option<String> {
+    fs::read_to_string(dir.join(name)).ok().map(|text| text.trim().to_owned())
+}
+
+/// Requests in flight on a block device (reads, writes).
+#[must_use]
+pub fn in_flight(device: DeviceNumber) -> Option<u64> {
+    let text = attribute(&device.sysfs(), "inflight")?;
+    Some(text.split_whitespace().filter_map(|n| n.parse::<u64>().ok()).sum())
+}
+
+/// Bytes written to a block device since it was made.
+#[must_use]
+pub fn bytes_written(device: DeviceNumber) -> Option<u64> {
+    // Documentation/block/stat.rst: the seventh field, in sectors of 512 bytes.
+    attribute(&device.sysfs(), "stat")?.split_whitespace().nth(6)?.parse::<u64>().ok().map(|s| s * 512)
+}
+
+/// This boot's identity: what was true in another boot is history.
+///
+/// # Errors
+/// If the kernel does not tell; then nothing may be assumed.
+pub fn boot_id() -> Result<String> {
+    let path = PathBuf::from("/proc/sys/kernel/random/boot_id");
+    fs::read_to_string(&path)
+        .map(|text| text.trim().to_owned())
+        .map_err(Error::kernel("read", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn names_of_namespaces() {
+        assert_eq!(head_name("nvme0n1").as_deref(), Some("nvme0n1"));
+        assert_eq!(head_name("nvme12c3n2").as_deref(), Some("nvme12n2"));
+        for other in ["nvme0", "ng0n1", "hwmon1", "nvme0n1p1", "nvmen1", "nvme0cn1"] {
+            assert_eq!(head_name(other), None, "{other}");
+        }
+    }
+
+    fn write(dir: &Path, files: &[(&str, &str)]) {
+        fs::create_dir_all(dir).unwrap();
+        for (name, text) in files {
+            fs::write(dir.join(name), format!("{text}\n")).unwrap();
+        }
+    }
+
+    #[test]
+    fn controllers_with_and_without_native_multipath() {
+        let sys = tempfile::tempdir().unwrap();
+        let nvme = sys.path().join("class/nvme");
+        let common = [("transport", "tcp"), ("hostnqn", "h"), ("address", "a"), ("cntlid", "1")];
+        write(&nvme.join("nvme0"), &common);
+        write(&nvme.join("nvme0"), &[("subsysnqn", "nqn.a"), ("state", "live")]);
+        fs::create_dir(nvme.join("nvme0/nvme5c0n1")).unwrap();
+        write(&sys.path().join("block/nvme5n1"), &[("nsid", "1"), ("dev", "259:7"), ("size", "2048")]);
+        write(&nvme.join("nvme1"), &common);
+        write(&nvme.join("nvme1"), &[("subsysnqn", "nqn.b"), ("state", "deleting (no IO)")]);
+        symlink("gone", nvme.join("nvme1/nvme1n1")).unwrap();
+        write(&nvme.join("nvme2"), &[("transport", "pcie"), ("subsysnqn", "nqn.disk")]);
+
+        let found = controllers_in(sys.path()).unwrap();
+        assert_eq!(found.len(), 2, "the PCIe disk is none of ours");
+        let namespace = found[0].namespace.as_ref().unwrap();
+        assert_eq!((namespace.name.as_str(), namespace.size_bytes), ("nvme5n1", 1 << 20));
+        assert_eq!(found[1].namespace, None);
+        assert!(found[1].state.is_going());
+    }
+}

@@ -1,0 +1,79 @@
+//! Who still uses a volume, told in a way that a person can act on.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tracing::warn;
+
+use crate::error::{Error, Result};
+use crate::kernel::processes::{self, Holder, Search};
+use crate::kernel::{DeviceNumber, blocking};
+
+/// Looking through /proc takes milliseconds; a process that is stuck may hold it up for
+/// ever. The kernel refuses what the scan missed.
+const SCAN: Duration = Duration::from_secs(5);
+/// Enough to see who it is.
+const SHOWN: usize = 10;
+
+/// Everybody who is found within the time.
+pub(crate) async fn holders(device: DeviceNumber, expected_mount: Option<PathBuf>) -> Vec<Holder> {
+    let found = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&found);
+    let search = Search { device, expected_mount };
+    // Not under the volume's lock: a scan that hangs changes nothing and may be left alone.
+    let scan = blocking("looking for users of the volume", SCAN, move || {
+        processes::scan(&search, |holder| {
+            sink.lock().unwrap_or_else(PoisonError::into_inner).push(holder);
+        })
+    });
+    if let Err(error) = scan.await {
+        warn!(%device, %error, "the search for users is incomplete; what it missed is left to the kernel's own check");
+    }
+    let holders = found.lock().unwrap_or_else(PoisonError::into_inner);
+    holders.clone()
+}
+
+/// Refuses while there is anybody.
+pub(crate) async fn expect_unused(
+    device: DeviceNumber,
+    expected_mount: Option<PathBuf>,
+) -> Result<()> {
+    let holders = holders(device, expected_mount).await;
+    if holders.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Precondition(format!("the volume is still in use: {}; end that use first", list(&holders))))
+}
+
+/// Why an unmount was refused.
+pub(crate) async fn in_use_at(path: &Path, device: Option<DeviceNumber>) -> Error {
+    let who = match device {
+        Some(device) => list(&holders(device, None).await),
+        None => "unknown processes".to_owned(),
+    };
+    Error::Precondition(format!(
+        "{} cannot be unmounted because it is in use; users of the volume: {who}",
+        path.display()
+    ))
+}
+
+fn list(holders: &[Holder]) -> String {
+    let mut text: Vec<String> = holders.iter().take(SHOWN).map(ToString::to_string).collect();
+    if holders.len() > SHOWN {
+        text.push(format!("and {} more", holders.len() - SHOWN));
+    }
+    text.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_list_is_cut() {
+        let one = Holder { pid: Some(7), command: "tail".into(), holds: "open file /x".into() };
+        assert_eq!(list(std::slice::from_ref(&one)), "pid 7 (tail): open file /x");
+        assert!(list(&vec![one; 15]).ends_with("and 5 more"));
+    }
+}

@@ -1,0 +1,119 @@
+//! NodeExpandVolume: grow the file system, online, to the size that the device has.
+//!
+//! The keeper makes the device itself larger, when the export comes back with its new
+//! size; until then this call is told to come again.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rds_csi_proto::csi::NodeExpandVolumeRequest;
+use tracing::info;
+
+use super::paths::GivenPath;
+use super::request::known_volume_id;
+use super::sessions::Sessions;
+use super::{LOCAL, Node};
+use crate::error::{Error, Result};
+use crate::kernel::mounts::{Mount, MountTable};
+use crate::kernel::{DeviceNumber, programs};
+use crate::session::Attached;
+
+/// How long the keeper gets to notice that the export has grown.
+const GROWN: Duration = Duration::from_secs(40);
+const GROWN_POLL: Duration = Duration::from_millis(500);
+/// Growing writes metadata in proportion to what is added.
+const GROW: Duration = Duration::from_secs(600);
+
+/// Grows a volume's file system; returns the device's size in bytes.
+///
+/// # Errors
+/// [`Error::NotFound`] if it is not at that path; [`Error::Unavailable`] while the device
+/// is not as large as was asked for.
+pub(crate) async fn expand<S: Sessions>(
+    node: &Node<S>,
+    request: &NodeExpandVolumeRequest,
+) -> Result<u64> {
+    let volume = known_volume_id(&request.volume_id)?;
+    super::request::present("volume_path", &request.volume_path)?;
+    let missing = || {
+        Error::NotFound(format!("volume {volume} is not at {:?} on this node", request.volume_path))
+    };
+    let view = node.sessions.view(&volume).ok_or_else(missing)?;
+    let device = view.device.ok_or_else(missing)?;
+    let given = GivenPath::parse("volume_path", &request.volume_path).map_err(|_| missing())?;
+    let operation = node.locks.begin(&volume, "NodeExpandVolume")?;
+    let number = device.number;
+    let place =
+        operation.run("reading the mount table", LOCAL, move || place(&given, number)).await?;
+    let place = place.ok_or_else(missing)?;
+
+    let required = request.capacity_range.as_ref().map_or(0, |r| r.required_bytes);
+    let required = u64::try_from(required).unwrap_or(0);
+    let size = wait_for(node, &volume, required).await?;
+    if let Place::Filesystem { fs_type, path } = place {
+        let (program, arguments) = grow(&fs_type, &path, &device)?;
+        programs::run(&program, &arguments, &device.path, GROW, operation.clone()).await?;
+        info!(%volume, size, fs_type, "file system grown");
+    }
+    Ok(size)
+}
+
+enum Place {
+    Filesystem { fs_type: String, path: PathBuf },
+    Block,
+}
+
+fn place(given: &GivenPath, number: DeviceNumber) -> Result<Option<Place>> {
+    let Some(path) = given.resolve()? else { return Ok(None) };
+    let table = MountTable::read()?;
+    let layers = table.at(&path);
+    // Growing goes through a mount that may write; any of the volume's mounts will do.
+    let writable = |m: &&Mount| !m.is_read_only() && m.root == Path::new("/");
+    Ok(match layers.last() {
+        Some(top) if top.is_of(number) => {
+            let chosen = table.of_device(number).into_iter().find(writable).unwrap_or(top);
+            let path = chosen.mount_point.clone();
+            Some(Place::Filesystem { fs_type: chosen.fs_type.clone(), path })
+        }
+        Some(top) if top.fs_type == "devtmpfs" => {
+            DeviceNumber::of_path(&path).is_ok_and(|n| n == number).then_some(Place::Block)
+        }
+        _ => None,
+    })
+}
+
+async fn wait_for<S: Sessions>(
+    node: &Node<S>,
+    volume: &rds_csi_proto::ids::VolumeId,
+    required: u64,
+) -> Result<u64> {
+    let begun = Instant::now();
+    loop {
+        let size = node.sessions.view(volume).and_then(|v| v.device).map_or(0, |d| d.size_bytes);
+        if size > 0 && size >= required {
+            return Ok(size);
+        }
+        if begun.elapsed() > GROWN {
+            return Err(Error::Unavailable(format!(
+                "the device of volume {volume} has {size} bytes, not yet the {required} that were asked \
+                 for; hosts see a new size only after the export was switched off and on, try again"
+            )));
+        }
+        tokio::time::sleep(GROWN_POLL).await;
+    }
+}
+
+fn grow(fs_type: &str, path: &Path, device: &Attached) -> Result<(String, Vec<String>)> {
+    let mount = path.display().to_string();
+    let (program, arguments) = match fs_type {
+        "ext4" | "ext3" => ("resize2fs", vec![device.path.display().to_string()]),
+        "xfs" => ("xfs_growfs", vec!["-d".to_owned(), mount]),
+        "btrfs" => {
+            ("btrfs", vec!["filesystem".to_owned(), "resize".to_owned(), "max".to_owned(), mount])
+        }
+        other => {
+            return Err(Error::Precondition(format!("{other} cannot be grown by this driver")));
+        }
+    };
+    Ok((program.to_owned(), arguments))
+}

@@ -1,0 +1,513 @@
+//! The calls against a real kernel: loop devices in place of sessions. They need root, so
+//! they run on request only: `cargo test -p rds-node-agent -- --ignored`.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::HashMap;
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rds_csi_proto::agent::State;
+use rds_csi_proto::context::PublishContext;
+use rds_csi_proto::csi::node_server::Node as _;
+use rds_csi_proto::csi::volume_capability::access_mode::Mode;
+use rds_csi_proto::csi::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
+use rds_csi_proto::csi::*;
+use rds_csi_proto::ids::{HostNqn, Portal, VolumeId};
+use tonic::{Code, Request, Status};
+
+use super::record::{Access, StageRecord, Step};
+use super::{NodeConfig, NodeService, Sessions};
+use crate::error::{Error, Result};
+use crate::journal::{Journal, Table};
+use crate::kernel::DeviceNumber;
+use crate::kernel::mounts::{self, MountTable};
+use crate::session::{Attached, Content, SessionSpec, SessionView};
+
+/// One volume on a loop device.
+#[derive(Clone)]
+struct Loop {
+    file: PathBuf,
+    state: Arc<Mutex<LoopState>>,
+}
+
+struct LoopState {
+    session: Option<(SessionSpec, Attached)>,
+    contents: Vec<Content>,
+    state: State,
+}
+
+fn run(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    assert!(
+        output.status.success(),
+        "{program} {arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+impl Sessions for Loop {
+    async fn attach(&self, spec: SessionSpec, _: Duration) -> Result<Attached> {
+        let mut state = self.state.lock().unwrap();
+        if let Some((known, attached)) = &state.session {
+            return if *known == spec {
+                Ok(attached.clone())
+            } else {
+                Err(Error::Conflict("attached as somebody else".into()))
+            };
+        }
+        let path = PathBuf::from(run("losetup", &["-f", "--show", self.file.to_str().unwrap()]));
+        let attached = Attached {
+            number: DeviceNumber::of_path(&path)?,
+            path,
+            size_bytes: fs::metadata(&self.file).unwrap().len(),
+        };
+        state.session = Some((spec, attached.clone()));
+        Ok(attached)
+    }
+
+    fn view(&self, volume: &VolumeId) -> Option<SessionView> {
+        self.views().into_iter().find(|v| v.spec.volume == *volume)
+    }
+
+    fn views(&self) -> Vec<SessionView> {
+        let state = self.state.lock().unwrap();
+        let view = |(spec, attached): &(SessionSpec, Attached)| SessionView {
+            spec: spec.clone(),
+            state: state.state,
+            since_unix_ms: 0,
+            reason: "as the test wants it".into(),
+            device: Some(attached.clone()),
+            namespace: None,
+            controller: None,
+            failing_io: false,
+            outages: 0,
+            last_outage_ms: 0,
+            attempts: 0,
+        };
+        state.session.iter().map(view).collect()
+    }
+
+    async fn set_content(&self, _: &VolumeId, content: Content) -> Result<()> {
+        self.state.lock().unwrap().contents.push(content);
+        Ok(())
+    }
+
+    async fn detach(&self, _: &VolumeId, _: Duration) -> Result<()> {
+        let mut state = self.state.lock().unwrap();
+        let Some((_, attached)) = &state.session else { return Ok(()) };
+        // As device-mapper does: not while it is open.
+        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::EXCL;
+        if rustix::fs::open(&attached.path, flags, rustix::fs::Mode::empty()).is_err() {
+            return Err(Error::Precondition("the device is still open".into()));
+        }
+        run("losetup", &["-d", attached.path.to_str().unwrap()]);
+        state.session = None;
+        Ok(())
+    }
+
+    async fn fail(&self, _: &VolumeId) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// A node with one volume of 400 MiB, and directories as kubelet makes them.
+struct Host {
+    dir: tempfile::TempDir,
+    sessions: Loop,
+    journal: Journal,
+    service: NodeService<Loop>,
+    context: HashMap<String, String>,
+}
+
+const VOLUME: &str = "pvc-3f1e1c0a-9d6e-4a3c-8f54-0c7a6a0b7e11";
+
+impl Host {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("volume.img");
+        fs::File::create(&file).unwrap().set_len(400 << 20).unwrap();
+        fs::create_dir(dir.path().join("staging")).unwrap();
+        let state = LoopState { session: None, contents: Vec::new(), state: State::Live };
+        let sessions = Loop { file, state: Arc::new(Mutex::new(state)) };
+        let (journal, _) = Journal::open(&dir.path().join("state")).unwrap();
+        let context = PublishContext {
+            nqn: "nqn.2000-02.com.mikrotik:pvc-x".parse().unwrap(),
+            host_nqn: HostNqn::random(),
+            portal: Portal::parse("10.0.0.2", "4420").unwrap(),
+        };
+        let config = NodeConfig { node_id: "test".into(), max_volumes: 0 };
+        let service = NodeService::new(sessions.clone(), journal.clone(), config).unwrap();
+        Self { dir, sessions, journal, service, context: context.to_map() }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.dir.path().canonicalize().unwrap().join(name).to_str().unwrap().to_owned()
+    }
+
+    fn layers(&self, name: &str) -> usize {
+        MountTable::read().unwrap().at(Path::new(&self.path(name))).len()
+    }
+
+    fn record(&self) -> Option<StageRecord> {
+        self.journal.get(Table::Stages, VOLUME).unwrap()
+    }
+
+    async fn stage(&self, capability: VolumeCapability) -> Result<(), Status> {
+        let request = NodeStageVolumeRequest {
+            volume_id: VOLUME.into(),
+            publish_context: self.context.clone(),
+            staging_target_path: self.path("staging"),
+            volume_capability: Some(capability),
+            ..NodeStageVolumeRequest::default()
+        };
+        self.service.node_stage_volume(Request::new(request)).await.map(|_| ())
+    }
+
+    async fn publish(
+        &self,
+        target: &str,
+        capability: VolumeCapability,
+        readonly: bool,
+    ) -> Result<(), Status> {
+        let request = NodePublishVolumeRequest {
+            volume_id: VOLUME.into(),
+            publish_context: self.context.clone(),
+            staging_target_path: self.path("staging"),
+            target_path: self.path(target),
+            volume_capability: Some(capability),
+            readonly,
+            ..NodePublishVolumeRequest::default()
+        };
+        self.service.node_publish_volume(Request::new(request)).await.map(|_| ())
+    }
+
+    async fn unpublish(&self, target: &str) -> Result<(), Status> {
+        let request =
+            NodeUnpublishVolumeRequest { volume_id: VOLUME.into(), target_path: self.path(target) };
+        self.service.node_unpublish_volume(Request::new(request)).await.map(|_| ())
+    }
+
+    async fn unstage(&self) -> Result<(), Status> {
+        let request = NodeUnstageVolumeRequest {
+            volume_id: VOLUME.into(),
+            staging_target_path: self.path("staging"),
+        };
+        self.service.node_unstage_volume(Request::new(request)).await.map(|_| ())
+    }
+
+    async fn stats(&self, path: &str) -> Result<NodeGetVolumeStatsResponse, Status> {
+        let request = NodeGetVolumeStatsRequest {
+            volume_id: VOLUME.into(),
+            volume_path: path.into(),
+            ..NodeGetVolumeStatsRequest::default()
+        };
+        Ok(self.service.node_get_volume_stats(Request::new(request)).await?.into_inner())
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        // After a failed assertion too: no mount and no loop device is left behind.
+        if let Ok(table) = MountTable::read() {
+            let root = self.dir.path().canonicalize().unwrap();
+            let mut ours: Vec<_> =
+                table.iter().map(|m| &m.mount_point).filter(|p| p.starts_with(&root)).collect();
+            ours.reverse();
+            for path in ours {
+                let _ = mounts::unmount(path);
+            }
+        }
+        let devices = run("losetup", &["-n", "-O", "NAME", "-j", self.sessions.file.to_str().unwrap()]);
+        for device in devices.lines() {
+            let _ = Command::new("losetup").args(["-d", device]).status();
+        }
+    }
+}
+
+fn with(access_type: AccessType, mode: Mode) -> VolumeCapability {
+    VolumeCapability {
+        access_type: Some(access_type),
+        access_mode: Some(AccessMode { mode: mode.into() }),
+    }
+}
+
+fn fs_with(fs_type: &str, flags: &[&str]) -> VolumeCapability {
+    let mount = MountVolume {
+        fs_type: fs_type.into(),
+        mount_flags: flags.iter().map(|f| (*f).to_owned()).collect(),
+        ..MountVolume::default()
+    };
+    with(AccessType::Mount(mount), Mode::SingleNodeWriter)
+}
+
+fn fs(fs_type: &str) -> VolumeCapability {
+    fs_with(fs_type, &[])
+}
+
+fn block() -> VolumeCapability {
+    with(AccessType::Block(BlockVolume {}), Mode::MultiNodeMultiWriter)
+}
+
+fn code(result: Result<(), Status>) -> Code {
+    result.unwrap_err().code()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and loop devices"]
+async fn each_file_system_lives_through_every_call_twice() {
+    for kind in ["ext4", "ext3", "xfs", "btrfs"] {
+        let host = Host::new();
+        for _ in 0..2 {
+            host.stage(fs(kind)).await.unwrap();
+            assert_eq!(host.layers("staging"), 1, "{kind}");
+        }
+        assert!(matches!(
+            host.sessions.state.lock().unwrap().contents[..],
+            [Content::Filesystem { ref fs_type, ref uuid }] if fs_type == kind && uuid.len() == 36
+        ));
+        for _ in 0..2 {
+            host.publish("target", fs(kind), false).await.unwrap();
+            assert_eq!(host.layers("target"), 1, "{kind}");
+        }
+        fs::write(host.path("target/data"), kind).unwrap();
+        assert_eq!(host.stats("some/path").await.unwrap_err().code(), Code::NotFound);
+        let stats = host.stats(&host.path("target")).await.unwrap();
+        assert!(stats.usage[0].total > 100 << 20, "{kind}: {stats:?}");
+        assert!(!stats.volume_condition.unwrap().abnormal);
+        // In use: refused, and the reason is told.
+        let refused = host.unstage().await.unwrap_err();
+        assert_eq!(refused.code(), Code::FailedPrecondition);
+        assert!(refused.message().contains(&host.path("target")), "{refused}");
+        for _ in 0..2 {
+            host.unpublish("target").await.unwrap();
+            assert!(!Path::new(&host.path("target")).exists());
+        }
+        for _ in 0..2 {
+            host.unstage().await.unwrap();
+        }
+        assert!(host.sessions.views().is_empty() && host.record().is_none());
+        // The same volume again: its data is still there.
+        host.stage(fs(kind)).await.unwrap();
+        host.publish("target", fs(kind), true).await.unwrap();
+        assert_eq!(fs::read_to_string(host.path("target/data")).unwrap(), kind);
+        let write = fs::write(host.path("target/data"), "x").unwrap_err();
+        assert_eq!(write.raw_os_error(), Some(nix::libc::EROFS));
+        assert_eq!(code(host.publish("target", fs(kind), false).await), Code::AlreadyExists);
+        host.unpublish("target").await.unwrap();
+        host.unstage().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and loop devices"]
+async fn a_block_volume_is_its_device_at_the_target() {
+    let host = Host::new();
+    host.stage(block()).await.unwrap();
+    host.stage(block()).await.unwrap();
+    host.publish("target", block(), false).await.unwrap();
+    host.publish("target", block(), false).await.unwrap();
+    let number = host.sessions.views()[0].device.clone().unwrap().number;
+    let meta = fs::metadata(host.path("target")).unwrap();
+    assert!(meta.file_type().is_block_device());
+    assert_eq!(DeviceNumber::from_raw(meta.rdev()), number);
+    assert_eq!(host.stats(&host.path("target")).await.unwrap().usage[0].total, 400 << 20);
+    assert_eq!(code(host.publish("other", block(), true).await), Code::FailedPrecondition);
+    assert_eq!(code(host.publish("other", fs("ext4"), false).await), Code::InvalidArgument);
+    assert_eq!(code(host.unstage().await), Code::FailedPrecondition);
+    host.unpublish("target").await.unwrap();
+    assert!(!Path::new(&host.path("target")).exists());
+    host.publish("target", block(), true).await.unwrap();
+    assert!(fs::OpenOptions::new().write(true).open(host.path("target")).is_err());
+    host.unpublish("target").await.unwrap();
+    host.publish("target", block(), false).await.unwrap();
+    assert!(fs::OpenOptions::new().write(true).open(host.path("target")).is_ok());
+    host.unpublish("target").await.unwrap();
+    host.unstage().await.unwrap();
+    assert!(matches!(host.sessions.state.lock().unwrap().contents[..], [Content::Raw, ..]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and loop devices"]
+async fn nothing_that_is_not_blank_is_formatted() {
+    let fillings: [(&str, &str); 6] = [
+        ("mkfs.xfs -q -f $F", "xfs"),
+        ("printf 'label: gpt\\n,,L\\n' | sfdisk -q $F", "partition table (gpt)"),
+        ("printf 'label: dos\\n,,L\\n' | sfdisk -q $F", "partition table (dos)"),
+        ("mkswap $F", "swap"),
+        ("echo text | dd of=$F conv=notrunc status=none", "no known file system"),
+        ("echo text | dd of=$F bs=1 seek=419430000 conv=notrunc status=none", "no known file system"),
+    ];
+    for (filling, told) in fillings {
+        let host = Host::new();
+        let file = host.sessions.file.clone();
+        let script = filling.replace("$F", file.to_str().unwrap());
+        run("sh", &["-c", &script]);
+        let before = run("sha256sum", &[file.to_str().unwrap()]);
+        let refused = host.stage(fs("ext4")).await.unwrap_err();
+        assert_eq!(refused.code(), Code::FailedPrecondition, "{filling}: {refused}");
+        assert!(refused.message().contains(told), "{filling}: {refused}");
+        assert_eq!(run("sha256sum", &[file.to_str().unwrap()]), before, "{filling}");
+        host.unstage().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and loop devices"]
+async fn an_interrupted_mkfs_of_ours_is_repeated_and_another_attachments_is_not() {
+    for (same_epoch, finished) in [(true, false), (true, true), (false, false)] {
+        let host = Host::new();
+        let uuid = "6f1ab6a7-62a7-4a0e-b1a4-6d29c4b0a001";
+        let file = host.sessions.file.to_str().unwrap();
+        if finished {
+            run("mkfs.ext4", &["-q", "-U", uuid, file]);
+        } else {
+            run("sh", &["-c", &format!("head -c 4096 /dev/urandom | dd of={file} conv=notrunc status=none")]);
+        }
+        let mine: HostNqn = host.context["hostNqn"].parse().unwrap();
+        let record = StageRecord {
+            boot_id: "an earlier boot".into(),
+            host_nqn: if same_epoch { mine } else { HostNqn::random() },
+            staging: "/elsewhere".into(),
+            access: Access::Filesystem { fs_type: "ext4".into(), flags: Vec::new() },
+            read_only: false,
+            step: Step::Formatting { uuid: uuid.into() },
+            publishes: Vec::new(),
+        };
+        host.journal.put(Table::Stages, VOLUME, &record).unwrap();
+        let result = host.stage(fs("ext4")).await;
+        if same_epoch {
+            result.unwrap();
+            assert!(!format!("{:?}", host.sessions.state.lock().unwrap().contents).contains(uuid));
+        } else {
+            assert_eq!(code(result), Code::FailedPrecondition);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and loop devices"]
+async fn a_user_is_found_and_named() {
+    let host = Host::new();
+    host.stage(fs("ext4")).await.unwrap();
+    let mut user =
+        Command::new("sleep").arg("100").current_dir(host.path("staging")).spawn().unwrap();
+    let refused = host.unstage().await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    let who = format!("pid {} (sleep): working directory", user.id());
+    assert!(refused.message().contains(&who), "{refused}");
+    user.kill().unwrap();
+    user.wait().unwrap();
+    // A copy of the mount in another namespace, cut off from propagation.
+    let mut other = Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "sleep", "100"])
+        .spawn()
+        .unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let refused = host.unstage().await.unwrap_err();
+    assert!(refused.message().contains("in its namespace"), "{refused}");
+    assert_eq!(host.layers("staging"), 1, "nothing is unmounted while it is used elsewhere");
+    other.kill().unwrap();
+    other.wait().unwrap();
+    // One that follows ours is no obstacle.
+    run("mount", &["--make-rshared", "/"]);
+    let mut slave = Command::new("unshare")
+        .args(["--mount", "--propagation", "slave", "sleep", "100"])
+        .spawn()
+        .unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let result = host.unstage().await;
+    slave.kill().unwrap();
+    slave.wait().unwrap();
+    result.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and loop devices"]
+async fn incompatible_requests_are_told_apart() {
+    let host = Host::new();
+    assert_eq!(code(host.publish("target", fs("ext4"), false).await), Code::FailedPrecondition);
+    host.stage(fs_with("ext4", &["noatime"])).await.unwrap();
+    assert_eq!(code(host.stage(fs("ext4")).await), Code::AlreadyExists);
+    assert_eq!(code(host.stage(block()).await), Code::AlreadyExists);
+    let table = MountTable::read().unwrap();
+    let staged = table.at(Path::new(&host.path("staging")))[0].clone();
+    assert!(staged.options.contains(&"noatime".to_owned()), "{staged:?}");
+    // Something that is no volume lies at the target.
+    fs::create_dir(host.path("target")).unwrap();
+    run("mount", &["-t", "tmpfs", "none", &host.path("target")]);
+    let capability = fs_with("ext4", &["noatime"]);
+    let foreign = host.publish("target", capability.clone(), false).await;
+    assert_eq!(code(foreign), Code::FailedPrecondition);
+    // Unpublish removes every layer, and keeps files that are found under it.
+    fs::write(host.path("target/x"), "").unwrap();
+    run("umount", &[&host.path("target")]);
+    fs::write(host.path("target/precious"), "").unwrap();
+    assert_eq!(code(host.unpublish("target").await), Code::FailedPrecondition);
+    assert!(Path::new(&host.path("target/precious")).exists());
+    fs::remove_file(host.path("target/precious")).unwrap();
+    // Stacked by somebody else: two layers, both go.
+    host.publish("target", capability.clone(), false).await.unwrap();
+    run("mount", &["--bind", &host.path("staging"), &host.path("target")]);
+    assert_eq!(code(host.publish("target", capability, false).await), Code::FailedPrecondition);
+    host.unpublish("target").await.unwrap();
+    assert!(!Path::new(&host.path("target")).exists());
+    // ReadWriteOncePod.
+    host.unstage().await.unwrap();
+    let mount = MountVolume { fs_type: "ext4".into(), ..MountVolume::default() };
+    let single = with(AccessType::Mount(mount), Mode::SingleNodeSingleWriter);
+    host.stage(single.clone()).await.unwrap();
+    host.publish("a", single.clone(), false).await.unwrap();
+    assert_eq!(code(host.publish("b", single, false).await), Code::FailedPrecondition);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and loop devices"]
+async fn a_lost_journal_does_not_stop_a_staged_volume() {
+    let host = Host::new();
+    host.stage(fs("ext4")).await.unwrap();
+    host.publish("target", fs("ext4"), false).await.unwrap();
+    host.journal.remove(Table::Stages, VOLUME).unwrap();
+    host.stage(fs("ext4")).await.unwrap();
+    host.publish("target", fs("ext4"), false).await.unwrap();
+    assert_eq!((host.layers("staging"), host.layers("target")), (1, 1));
+    host.journal.remove(Table::Stages, VOLUME).unwrap();
+    assert_eq!(code(host.unstage().await), Code::FailedPrecondition);
+    host.unpublish("target").await.unwrap();
+    host.unstage().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and loop devices"]
+async fn a_grown_device_grows_its_file_system() {
+    for kind in ["ext4", "xfs", "btrfs"] {
+        let host = Host::new();
+        host.stage(fs(kind)).await.unwrap();
+        host.publish("target", fs(kind), false).await.unwrap();
+        let before = host.stats(&host.path("target")).await.unwrap().usage[0].total;
+        let file = fs::OpenOptions::new().write(true).open(&host.sessions.file).unwrap();
+        file.set_len(600 << 20).unwrap();
+        {
+            let mut state = host.sessions.state.lock().unwrap();
+            let (_, attached) = state.session.as_mut().unwrap();
+            run("losetup", &["-c", attached.path.to_str().unwrap()]);
+            attached.size_bytes = 600 << 20;
+        }
+        let request = NodeExpandVolumeRequest {
+            volume_id: VOLUME.into(),
+            volume_path: host.path("target"),
+            capacity_range: Some(CapacityRange { required_bytes: 600 << 20, limit_bytes: 0 }),
+            ..NodeExpandVolumeRequest::default()
+        };
+        let answer = host.service.node_expand_volume(Request::new(request)).await.unwrap();
+        assert_eq!(answer.into_inner().capacity_bytes, 600 << 20);
+        let after = host.stats(&host.path("target")).await.unwrap().usage[0].total;
+        assert!(after > before + (150 << 20), "{kind}: {before} {after}");
+        host.unpublish("target").await.unwrap();
+        host.unstage().await.unwrap();
+    }
+}

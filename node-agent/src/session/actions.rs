@@ -1,0 +1,151 @@
+//! Carries out what the machine asks for, each with a deadline.
+
+use std::io;
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rds_csi_proto::ids::VolumeId;
+use tokio::sync::Semaphore;
+use tracing::{info, warn};
+
+use crate::error::{Error, Result};
+use crate::kernel::dm::DeviceMapper;
+use crate::kernel::sysfs::{self, Namespace};
+use crate::kernel::{blocking, fabrics};
+
+use super::content::{self, Samples, Verdict};
+use super::machine::{Action, ConnectFailure, Outcome};
+use super::{Content, SessionSpec, shield};
+
+/// A portal that does not answer the TCP handshake in this time is not there. Without this
+/// probe the kernel's own connect would hold the attempt for several seconds.
+const PROBE_DEADLINE: Duration = Duration::from_secs(1);
+/// The kernel tries each queue's TCP connection twice (3 s) and then speaks NVMe to it; a
+/// target that is still booting can take long. The write is abandoned after this time and
+/// its outcome read from sysfs.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(30);
+/// Reading a few blocks and swapping a table; bounded by the target's answers.
+const MAP_DEADLINE: Duration = Duration::from_secs(20);
+/// Deleting a controller whose target is gone waits for its last command to time out.
+pub const DELETE_DEADLINE: Duration = Duration::from_secs(60);
+/// A word to the kernel that it answers at once.
+const WORD_DEADLINE: Duration = Duration::from_secs(5);
+
+/// What an action needs to know beside itself.
+#[derive(Clone)]
+pub struct Context {
+    pub spec: SessionSpec,
+    pub content: Content,
+    pub samples: Samples,
+    /// Bounds how many volumes connect at once: after an outage of the appliance all of
+    /// them want to.
+    pub connects: Arc<Semaphore>,
+}
+
+/// Does it, and says how it ended.
+pub async fn carry_out(action: Action, context: Context) -> Outcome {
+    let volume = context.spec.volume.clone();
+    match action {
+        Action::Connect => Outcome::Connected(connect(context).await),
+        Action::Rescan(controller) => {
+            let name = controller.clone();
+            report(&volume, word("rescan", move || fabrics::rescan(&name)).await);
+            Outcome::Rescanned
+        }
+        Action::Delete(controller) => {
+            let name = controller.clone();
+            let deleted =
+                blocking(format!("delete {controller}"), DELETE_DEADLINE, move || fabrics::delete(&name));
+            report(&volume, deleted.await);
+            Outcome::Deleted
+        }
+        Action::Map(namespace) => map(context, namespace).await,
+        Action::FailIo => {
+            let id = volume.clone();
+            let failed =
+                word("fail queued I/O", move || shield::fail(&DeviceMapper::open()?, &id)).await;
+            Outcome::FailedIo(failed.map_err(|e| e.to_string()))
+        }
+    }
+}
+
+fn report(volume: &VolumeId, result: Result<()>) {
+    if let Err(error) = result {
+        warn!(%volume, %error, "it is looked at again");
+    }
+}
+
+async fn word(what: &'static str, call: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
+    blocking(what, WORD_DEADLINE, call).await
+}
+
+async fn connect(context: Context) -> Result<(), ConnectFailure> {
+    let refuse = |reason: String, port_closed| ConnectFailure { reason, port_closed, host_refused: false };
+    let Ok(_permit) = context.connects.clone().acquire_owned().await else {
+        return Err(refuse("the agent is stopping".into(), false));
+    };
+    let portal = context.spec.portal;
+    let probe = blocking("probe the portal", PROBE_DEADLINE * 2, move || {
+        TcpStream::connect_timeout(&portal.socket_addr(), PROBE_DEADLINE)
+            .map(drop)
+            .map_err(Error::kernel("reach the portal", portal))
+    });
+    if let Err(error) = probe.await {
+        let closed = matches!(&error, Error::Kernel { source, .. }
+            if source.kind() == io::ErrorKind::ConnectionRefused);
+        return Err(refuse(error.to_string(), closed));
+    }
+    let spec = context.spec.clone();
+    let connected =
+        blocking(format!("connect to {}", spec.nqn), CONNECT_DEADLINE, move || fabrics::connect(&spec));
+    match connected.await {
+        Ok(instance) => {
+            info!(volume = %context.spec.volume, controller = format!("nvme{instance}"), "connected");
+            Ok(())
+        }
+        // There is one already: a state to look at, not a success and not a failure.
+        Err(Error::Kernel { source, .. })
+            if matches!(source.raw_os_error(), Some(libc::EALREADY | libc::EEXIST)) =>
+        {
+            Ok(())
+        }
+        Err(error) => {
+            let closed = matches!(&error, Error::Kernel { source, .. }
+                if source.kind() == io::ErrorKind::ConnectionRefused);
+            Err(refuse(error.to_string(), closed))
+        }
+    }
+}
+
+async fn map(context: Context, namespace: Namespace) -> Outcome {
+    let mapped = namespace.clone();
+    let what = format!("map {}", namespace.name);
+    match blocking(what, MAP_DEADLINE, move || check_and_map(&context, &namespace)).await {
+        Ok(Verdict::Same) => Outcome::Mapped(mapped),
+        Ok(Verdict::Different(why)) => {
+            Outcome::Different(format!("{} is not this volume: {why}", mapped.name))
+        }
+        Err(error) => Outcome::MapFailed(error.to_string()),
+    }
+}
+
+fn check_and_map(context: &Context, namespace: &Namespace) -> Result<Verdict> {
+    // Held open from the check to the mapping, so that its number cannot be given to
+    // another device between the two.
+    let device = shield::open_namespace(namespace)?;
+    let dm = DeviceMapper::open()?;
+    let volume = &context.spec.volume;
+    let written = match shield::look(&dm, volume)? {
+        Some(seen) => sysfs::bytes_written(seen.number).unwrap_or(0),
+        None => 0,
+    };
+    let since = written.saturating_sub(context.samples.written_bytes);
+    let verdict = content::compare(&device, &context.content, &context.samples, since)
+        .map_err(Error::kernel("read", &namespace.name))?;
+    if verdict == Verdict::Same && context.spec.shield {
+        let seen = shield::map(&dm, volume, namespace)?;
+        info!(%volume, namespace = namespace.name, device = %shield::node_of(seen.number).display(), bytes = seen.size_bytes, "I/O goes to this namespace");
+    }
+    Ok(verdict)
+}

@@ -1,0 +1,225 @@
+//! Is this still the same volume?
+//!
+//! Before I/O is sent to a namespace that took the place of a lost one, its content is
+//! compared with what was recorded while the volume was healthy. A file system is known
+//! by its UUID. A raw volume belongs to its user, so it is known by samples: the hashes of
+//! blocks spread over it, taken again every few seconds. One sampled block that still
+//! matches proves that it is the same; none that matches proves the opposite, unless so
+//! much was written since the sampling that all of them may have changed.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use serde::{Deserialize, Serialize};
+
+use super::Content;
+
+/// Size of a sampled block, in bytes.
+const BLOCK: u64 = 4096;
+/// Blocks sampled: the first ones, where partition tables and headers are, and the rest
+/// spread evenly.
+const HEAD_BLOCKS: u64 = 8;
+const SPREAD_BLOCKS: u64 = 56;
+
+/// What was sampled of a raw volume, and when by the device's own count of writes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Samples {
+    /// Offset and hash of each block that was not all zeros.
+    pub blocks: Vec<(u64, u32)>,
+    /// Size of the volume when it was sampled, in bytes.
+    pub size_bytes: u64,
+    /// Bytes that had been written through the shield by then.
+    pub written_bytes: u64,
+}
+
+/// The outcome of a comparison.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is the same volume, or nothing is known that could tell.
+    Same,
+    /// It is another one; with what was expected and found.
+    Different(String),
+}
+
+/// Compares what is on `device` with what was recorded.
+///
+/// # Errors
+/// If the device cannot be read: then nothing is known.
+pub fn compare(
+    device: &File,
+    content: &Content,
+    samples: &Samples,
+    written_since: u64,
+) -> io::Result<Verdict> {
+    match content {
+        Content::Unknown => Ok(Verdict::Same),
+        Content::Filesystem { fs_type, uuid } => {
+            let expected = format!("{fs_type} {uuid}");
+            Ok(match identify(device)? {
+                Some((t, u)) if same_type(&t, fs_type) && u == *uuid => Verdict::Same,
+                Some((t, u)) => {
+                    Verdict::Different(format!("it should hold {expected} and holds {t} {u}"))
+                }
+                None => Verdict::Different(format!("it should hold {expected} and holds no file system")),
+            })
+        }
+        Content::Raw => compare_samples(device, samples, written_since),
+    }
+}
+
+/// ext2, ext3 and ext4 differ by features that a journal replay may change.
+fn same_type(a: &str, b: &str) -> bool {
+    let ext = |t: &str| t.starts_with("ext");
+    a == b || (ext(a) && ext(b))
+}
+
+fn compare_samples(device: &File, samples: &Samples, written_since: u64) -> io::Result<Verdict> {
+    if samples.blocks.is_empty() || written_since >= samples.size_bytes / 2 {
+        return Ok(Verdict::Same);
+    }
+    for (offset, hash) in &samples.blocks {
+        if hash_at(device, *offset)? == *hash {
+            return Ok(Verdict::Same);
+        }
+    }
+    Ok(Verdict::Different(format!(
+        "none of {} sampled blocks is what it was, though only {written_since} bytes were written since",
+        samples.blocks.len()
+    )))
+}
+
+/// Samples a raw volume.
+///
+/// # Errors
+/// If the device cannot be read.
+pub fn sample(device: &File, size_bytes: u64, written_bytes: u64) -> io::Result<Samples> {
+    let blocks = size_bytes / BLOCK;
+    let mut wanted: Vec<u64> = (0..HEAD_BLOCKS.min(blocks)).collect();
+    wanted.extend((0..SPREAD_BLOCKS).map(|n| n * blocks / SPREAD_BLOCKS));
+    wanted.sort_unstable();
+    wanted.dedup();
+    let mut found = Vec::new();
+    let zero = crc32fast::hash(&[0; BLOCK as usize]);
+    for block in wanted {
+        let hash = hash_at(device, block * BLOCK)?;
+        if hash != zero {
+            found.push((block * BLOCK, hash));
+        }
+    }
+    Ok(Samples { blocks: found, size_bytes, written_bytes })
+}
+
+/// A buffer that direct I/O accepts. The check must not be answered from the page cache,
+/// which a namespace keeps for as long as the shield holds it open.
+#[repr(align(4096))]
+struct Block([u8; BLOCK as usize]);
+
+fn read_block(device: &File, offset: u64) -> io::Result<Box<Block>> {
+    let mut block = Box::new(Block([0; BLOCK as usize]));
+    device.read_exact_at(&mut block.0, offset)?;
+    Ok(block)
+}
+
+fn hash_at(device: &File, offset: u64) -> io::Result<u32> {
+    Ok(crc32fast::hash(&read_block(device, offset)?.0))
+}
+
+/// The file system on a device, by its superblock: type and UUID as libblkid prints them.
+/// Only the types that this driver makes; anything else is `None`.
+///
+/// # Errors
+/// If the device cannot be read.
+pub fn identify(device: &File) -> io::Result<Option<(String, String)>> {
+    // Btrfs's superblock is the farthest: 64 KiB + 64 bytes of magic.
+    let mut head = Vec::with_capacity(68 << 10);
+    for block in 0..17 {
+        head.extend_from_slice(&read_block(device, block * BLOCK)?.0);
+    }
+    Ok(identify_bytes(&head))
+}
+
+fn identify_bytes(head: &[u8]) -> Option<(String, String)> {
+    let at = |offset: usize, len: usize| head.get(offset..offset + len).unwrap_or_default();
+    let uuid = |offset: usize| uuid::Uuid::from_slice(at(offset, 16)).unwrap_or_default().to_string();
+    if at(0, 4) == b"XFSB" {
+        return Some(("xfs".into(), uuid(32)));
+    }
+    if at(0x1_0040, 8) == b"_BHRfS_M" {
+        return Some(("btrfs".into(), uuid(0x1_0020)));
+    }
+    // s_magic; then s_feature_compat (has_journal 0x4) and s_feature_incompat (extents 0x40).
+    if at(1024 + 0x38, 2) == [0x53, 0xef] {
+        let word = |offset: usize| at(1024 + offset, 4).try_into().map(u32::from_le_bytes).unwrap_or(0);
+        let kind = match (word(0x5c) & 0x4 != 0, word(0x60) & 0x40 != 0) {
+            (_, true) => "ext4",
+            (true, false) => "ext3",
+            (false, false) => "ext2",
+        };
+        return Some((kind.into(), uuid(1024 + 0x68)));
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::io::{Seek, SeekFrom, Write};
+
+    const SIZE: u64 = 4 << 20;
+
+    fn volume(seed: u8) -> File {
+        let mut file = tempfile::tempfile().unwrap();
+        let bytes: Vec<u8> = (0..SIZE).map(|n| (n / BLOCK) as u8 ^ seed).collect();
+        file.write_all(&bytes).unwrap();
+        file
+    }
+
+    #[test]
+    fn the_same_volume_matches_even_when_partly_rewritten() {
+        let mut file = volume(1);
+        let samples = sample(&file, SIZE, 0).unwrap();
+        file.seek(SeekFrom::Start(0)).unwrap();
+        file.write_all(&vec![0xaa; (SIZE / 4) as usize]).unwrap();
+        assert_eq!(compare(&file, &Content::Raw, &samples, SIZE / 4).unwrap(), Verdict::Same);
+    }
+
+    #[test]
+    fn another_or_an_empty_volume_does_not_match() {
+        let samples = sample(&volume(1), SIZE, 0).unwrap();
+        let other = compare(&volume(0x80), &Content::Raw, &samples, 0).unwrap();
+        assert!(matches!(other, Verdict::Different(_)));
+        let empty = tempfile::tempfile().unwrap();
+        empty.set_len(SIZE).unwrap();
+        assert!(matches!(compare(&empty, &Content::Raw, &samples, 0).unwrap(), Verdict::Different(_)));
+    }
+
+    #[test]
+    fn an_empty_volume_has_nothing_to_compare() {
+        let empty = tempfile::tempfile().unwrap();
+        empty.set_len(SIZE).unwrap();
+        let samples = sample(&empty, SIZE, 0).unwrap();
+        assert_eq!(compare(&volume(3), &Content::Raw, &samples, 0).unwrap(), Verdict::Same);
+    }
+
+    #[test]
+    fn file_systems_are_told_apart_by_uuid() {
+        let mut head = vec![0u8; 68 << 10];
+        head[1024 + 0x38..1024 + 0x3a].copy_from_slice(&[0x53, 0xef]);
+        head[1024 + 0x60] = 0x40;
+        head[1024 + 0x68..1024 + 0x78].copy_from_slice(&[7; 16]);
+        let uuid = "07070707-0707-0707-0707-070707070707";
+        assert_eq!(identify_bytes(&head), Some(("ext4".into(), uuid.into())));
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&head).unwrap();
+        let fs = |uuid: &str| Content::Filesystem { fs_type: "ext4".into(), uuid: uuid.into() };
+        assert_eq!(compare(&file, &fs(uuid), &Samples::default(), 0).unwrap(), Verdict::Same);
+        assert!(matches!(compare(&file, &fs("x"), &Samples::default(), 0).unwrap(), Verdict::Different(_)));
+        file.set_len(0).unwrap();
+        file.set_len(68 << 10).unwrap();
+        assert!(matches!(compare(&file, &fs(uuid), &Samples::default(), 0).unwrap(), Verdict::Different(_)));
+        file.set_len(1000).unwrap();
+        assert!(compare(&file, &fs(uuid), &Samples::default(), 0).is_err(), "unreadable is not different");
+    }
+}

@@ -1,0 +1,508 @@
+//! The life of one session, as a pure function of what is seen.
+//!
+//! ```text
+//!                 attach                    controller live, namespace mapped
+//!   Absent ─────────────────► Connecting ─────────────────────────────────────► Live
+//!                              ▲   │                                            │  ▲
+//!                        try   │   │ refused                     link lost,     │  │ mapped again
+//!                              │   ▼                             path failed    ▼  │
+//!                             Backoff ◄──── Lost ◄──────────────────────────── Degraded
+//!                                            controller or namespace gone
+//!
+//!   any ── another volume's content ──► Blocked   (a person must look)
+//!   any ── the target refuses us ─────► Fenced    (we may no longer hold the volume)
+//!   any ── unstage ───────────────────► Draining
+//! ```
+//!
+//! No I/O, no clock, no randomness in here: time comes in with each event, jitter with the
+//! configuration. The driver ([`super::keeper`]) carries out one action at a time and
+//! reports its outcome; while an action is under way no other is asked for.
+
+use rds_csi_proto::agent::State;
+
+use crate::kernel::DeviceNumber;
+use crate::kernel::sysfs::{Controller, ControllerState, Namespace};
+
+/// Milliseconds on a monotonic clock.
+pub type Millis = u64;
+
+/// First pause after a failed connection attempt; doubles with each further one.
+const BACKOFF_FIRST: Millis = 250;
+/// Longest pause: an appliance that boots for minutes is still noticed soon.
+const BACKOFF_LAST: Millis = 2_000;
+/// What the kernel needs to find the namespaces of a new controller.
+const NAMESPACE_GRACE: Millis = 500;
+/// Pause between two rescans of a live controller without its namespace.
+const RESCAN_EVERY: Millis = 1_000;
+/// Rescans without a result after which the controller is replaced.
+const RESCANS: u32 = 5;
+/// Pause after a failed attempt to give the path back.
+const MAP_RETRY: Millis = 500;
+/// What a target may need beyond the keep-alive timeout until a lost session is dead for
+/// it too: nvmet checks once a second and rounds up.
+const KEEP_ALIVE_MARGIN: Millis = 1_000;
+/// How long a controller may be on its way out before people should hear of it.
+const DELETE_PATIENCE: Millis = 30_000;
+
+/// What does not change during a session's life.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Only controllers with this host NQN are this session's.
+    pub host_nqn: String,
+    /// Whether a shield stands before the namespace.
+    pub shield: bool,
+    /// The keep-alive timeout.
+    pub keep_alive: Millis,
+    /// Outage after which waiting I/O is failed.
+    pub io_timeout: Option<Millis>,
+    /// Spreads the retries of many volumes; any number.
+    pub jitter: u64,
+}
+
+/// The shield's device as device-mapper shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShieldSeen {
+    /// Its own number.
+    pub number: DeviceNumber,
+    /// The path in its table.
+    pub path: Option<DeviceNumber>,
+    /// Whether device-mapper still sends I/O down that path.
+    pub path_active: bool,
+    /// Whether it is suspended.
+    pub suspended: bool,
+    /// Size of its table in bytes.
+    pub size_bytes: u64,
+}
+
+/// One look at the kernel.
+#[derive(Debug, Clone)]
+pub struct Observation {
+    /// When the look began: what happened since may be missing in it.
+    pub taken_at: Millis,
+    /// All controllers of the volume's subsystem, whoever made them.
+    pub controllers: Vec<Controller>,
+    /// The shield, if it exists.
+    pub shield: Option<ShieldSeen>,
+}
+
+/// What can happen to a session.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// A look at the kernel.
+    Observed(Observation),
+    /// Time has passed.
+    Tick,
+    /// The action under way has ended.
+    Done(Outcome),
+    /// An operator asks for an attempt now.
+    Reconnect,
+    /// An operator, or a fencing, asks for waiting I/O to fail.
+    Fail,
+    /// Unstage has begun, or was refused by the kernel.
+    Drain { begun: bool },
+}
+
+/// How an action ended.
+#[derive(Debug, Clone)]
+pub enum Outcome {
+    /// A controller was made, or the target did not let us.
+    Connected(Result<(), ConnectFailure>),
+    /// The rescan was asked for; its result shows in later observations.
+    Rescanned,
+    /// The controller is gone or going.
+    Deleted,
+    /// I/O goes to this namespace now.
+    Mapped(Namespace),
+    /// The namespace holds something else.
+    Different(String),
+    /// The namespace could not be read or mapped; nothing has changed.
+    MapFailed(String),
+    /// Waiting I/O fails from now on.
+    FailedIo(Result<(), String>),
+}
+
+/// Why there is no controller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectFailure {
+    /// For people.
+    pub reason: String,
+    /// The target's port is closed: it has let go of every session it had.
+    pub port_closed: bool,
+    /// The target does not admit this host any more.
+    pub host_refused: bool,
+}
+
+/// What the driver is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Make a controller.
+    Connect,
+    /// Look for the namespaces of this controller again.
+    Rescan(String),
+    /// Delete this controller.
+    Delete(String),
+    /// Check that the namespace holds this volume, and send I/O to it.
+    Map(Namespace),
+    /// Stop queueing.
+    FailIo,
+}
+
+/// A change of state, for the history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// From this state,
+    pub from: State,
+    /// to this one,
+    pub to: State,
+    /// because.
+    pub cause: String,
+}
+
+/// The session.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    config: Config,
+    state: State,
+    reason: String,
+    changes: Vec<Change>,
+    seen: Option<Observation>,
+    /// The action under way.
+    busy: bool,
+    /// When the last action ended: looks that began earlier may not show its effect.
+    acted_at: Millis,
+    /// When the present outage began.
+    lost_at: Option<Millis>,
+    /// The last look in which I/O could flow.
+    last_live: Option<Millis>,
+    /// The namespace that was mapped last: `wwid` tells whether the export is the same.
+    mapped_wwid: Option<String>,
+    /// Until then, writes sent on the old connection may still reach the disk.
+    old_writes_until: Millis,
+    attempts: u32,
+    retry_at: Millis,
+    rescans: u32,
+    going_since: Option<Millis>,
+    failing_io: bool,
+    outages: u32,
+    last_outage: Millis,
+}
+
+impl Machine {
+    /// A session that is about to be made, or to be found again after a restart of the
+    /// agent: what can be seen decides which.
+    #[must_use]
+    pub fn new(config: Config, now: Millis) -> Self {
+        Self {
+            // The agent may have been away while the link was lost: nothing is known of
+            // the old connection's writes, so the whole time is waited out.
+            old_writes_until: now + config.keep_alive + KEEP_ALIVE_MARGIN,
+            config,
+            state: State::Absent,
+            reason: "not attached yet".into(),
+            changes: Vec::new(),
+            seen: None,
+            busy: false,
+            acted_at: 0,
+            lost_at: None,
+            last_live: None,
+            mapped_wwid: None,
+            attempts: 0,
+            retry_at: 0,
+            rescans: 0,
+            going_since: None,
+            failing_io: false,
+            outages: 0,
+            last_outage: 0,
+        }
+    }
+
+    /// Where the session stands.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.state
+    }
+    /// Why.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+    /// Whether I/O fails instead of waiting.
+    #[must_use]
+    pub fn failing_io(&self) -> bool {
+        self.failing_io
+    }
+    /// Losses so far.
+    #[must_use]
+    pub fn outages(&self) -> u32 {
+        self.outages
+    }
+    /// How long the last loss took.
+    #[must_use]
+    pub fn last_outage(&self) -> Millis {
+        self.last_outage
+    }
+    /// Connection attempts since it was last live.
+    #[must_use]
+    pub fn attempts(&self) -> u32 {
+        self.attempts
+    }
+    /// The live controller with its namespace, as last seen.
+    #[must_use]
+    pub fn current(&self) -> Option<(&Controller, &Namespace)> {
+        let seen = self.seen.as_ref()?;
+        let live = seen.controllers.iter().find(|c| self.is_ours(c) && c.state == ControllerState::Live)?;
+        live.namespace.as_ref().map(|n| (live, n))
+    }
+    /// When the machine next has something to do by itself, if it has to wait.
+    #[must_use]
+    pub fn wake_at(&self, now: Millis) -> Option<Millis> {
+        [self.retry_at, self.old_writes_until].into_iter().filter(|at| *at > now).min()
+    }
+    /// The changes since this was last called.
+    pub fn take_changes(&mut self) -> Vec<Change> {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// Takes an event in and says what to do next, if anything.
+    pub fn step(&mut self, event: Event, now: Millis) -> Option<Action> {
+        match event {
+            // A look from before the last action's end could show a path as missing that
+            // has just been mapped.
+            Event::Observed(look) if look.taken_at >= self.acted_at => self.seen = Some(look),
+            Event::Observed(_) | Event::Tick => {}
+            Event::Done(outcome) => self.finish(outcome, now),
+            Event::Reconnect => {
+                self.retry_at = now;
+                if self.state == State::Blocked {
+                    self.enter(State::Lost, "an operator asked to look at the volume again");
+                }
+            }
+            Event::Fail if !self.busy => return self.start(Action::FailIo),
+            Event::Fail => {}
+            Event::Drain { begun: true } => self.enter(State::Draining, "unstage"),
+            Event::Drain { begun: false } => {
+                if self.state == State::Draining {
+                    self.enter(State::Absent, "unstage was refused; the session goes on");
+                }
+            }
+        }
+        if self.busy {
+            return None;
+        }
+        let action = self.decide(now)?;
+        self.start(action)
+    }
+
+    fn start(&mut self, action: Action) -> Option<Action> {
+        self.busy = true;
+        if action == Action::Connect {
+            self.attempts += 1;
+            let cause = format!("attempt {}", self.attempts);
+            self.enter(State::Connecting, &cause);
+        }
+        Some(action)
+    }
+
+    fn finish(&mut self, outcome: Outcome, now: Millis) {
+        self.busy = false;
+        self.acted_at = now;
+        // What was seen before is old now; the next look decides.
+        self.seen = None;
+        match outcome {
+            // Its namespace needs a moment to appear.
+            Outcome::Connected(Ok(())) => self.retry_at = now + NAMESPACE_GRACE,
+            Outcome::Deleted | Outcome::Rescanned => {}
+            Outcome::Connected(Err(failure)) => self.refused(&failure, now),
+            Outcome::Mapped(namespace) => {
+                self.mapped_wwid = Some(namespace.wwid);
+                self.failing_io = false;
+            }
+            Outcome::Different(what) => self.enter(State::Blocked, &what),
+            Outcome::MapFailed(why) => {
+                self.retry_at = now + MAP_RETRY;
+                self.reason = why;
+            }
+            Outcome::FailedIo(Ok(())) => {
+                self.failing_io = true;
+            }
+            Outcome::FailedIo(Err(why)) => self.reason = why,
+        }
+    }
+
+    fn refused(&mut self, failure: &ConnectFailure, now: Millis) {
+        if failure.port_closed {
+            self.old_writes_until = now;
+        }
+        if failure.host_refused && self.last_live.is_some() {
+            self.enter(State::Fenced, &failure.reason);
+            return;
+        }
+        self.retry_at = now + self.backoff();
+        self.enter(State::Backoff, &failure.reason);
+    }
+
+    /// Exponential with jitter: between half and all of the doubled pause.
+    fn backoff(&self) -> Millis {
+        let doubled = BACKOFF_FIRST << self.attempts.saturating_sub(1).min(10);
+        let full = doubled.min(BACKOFF_LAST);
+        let salt = self.config.jitter.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(self.attempts);
+        full / 2 + salt % (full / 2 + 1)
+    }
+
+    fn is_ours(&self, controller: &Controller) -> bool {
+        controller.host_nqn == self.config.host_nqn
+    }
+
+    fn decide(&mut self, now: Millis) -> Option<Action> {
+        if matches!(self.state, State::Draining | State::Fenced | State::Blocked) {
+            return self.fail_overdue_io(now);
+        }
+        let seen = self.seen.clone()?;
+        let (going, standing): (Vec<_>, Vec<_>) =
+            seen.controllers.iter().cloned().partition(|c| c.state.is_going());
+        // An earlier attachment's controller has no right to the volume any more.
+        let foreign = |c: &&Controller| !self.is_ours(c) && !c.host_nqn.is_empty();
+        if let Some(old) = standing.iter().find(foreign) {
+            return Some(Action::Delete(old.name.clone()));
+        }
+        let mut ours: Vec<_> = standing.into_iter().filter(|c| self.is_ours(c)).collect();
+        // Two controllers for one volume are never wanted; keep the one that is live.
+        ours.sort_by_key(|c| (c.state != ControllerState::Live, c.name.clone()));
+        if let Some(extra) = ours.get(1) {
+            return Some(Action::Delete(extra.name.clone()));
+        }
+        let action = match ours.first() {
+            Some(c) if c.state == ControllerState::Live => match &c.namespace {
+                Some(namespace) => self.with_namespace(namespace, seen.shield.as_ref(), now),
+                None => self.without_namespace(&c.name, now),
+            },
+            Some(c) => {
+                let cause = format!("{} is {:?}", c.name, c.state).to_lowercase();
+                let waiting =
+                    if self.last_live.is_some() { State::Degraded } else { State::Connecting };
+                self.lose(waiting, &cause, now);
+                None
+            }
+            None => self.without_controller(&going, now),
+        };
+        action.or_else(|| self.fail_overdue_io(now))
+    }
+
+    fn with_namespace(
+        &mut self,
+        namespace: &Namespace,
+        shield: Option<&ShieldSeen>,
+        now: Millis,
+    ) -> Option<Action> {
+        self.rescans = 0;
+        if !self.config.shield {
+            return if self.mapped_wwid.is_none() {
+                Some(Action::Map(namespace.clone()))
+            } else {
+                self.live(now);
+                None
+            };
+        }
+        let whole = shield.is_some_and(|s| {
+            s.path == Some(namespace.number)
+                && s.path_active
+                && !s.suspended
+                && s.size_bytes >= namespace.size_bytes
+        });
+        if whole {
+            // Found so after a restart of the agent: it was mapped by an earlier one.
+            self.mapped_wwid.get_or_insert_with(|| namespace.wwid.clone());
+            self.live(now);
+            return None;
+        }
+        let growing = shield.is_some_and(|s| {
+            s.path == Some(namespace.number) && s.path_active && !s.suspended
+        });
+        if !growing {
+            let cause = format!("{} is back, I/O does not go to it yet", namespace.name);
+            self.lose(State::Degraded, &cause, now);
+        }
+        // A new export means that the target let go of the old one and all its I/O.
+        let new_export = self.mapped_wwid.as_ref().is_some_and(|w| *w != namespace.wwid);
+        let first = shield.is_none();
+        let old_writes_gone = first || growing || new_export || now >= self.old_writes_until;
+        (old_writes_gone && now >= self.retry_at).then(|| Action::Map(namespace.clone()))
+    }
+
+    fn without_namespace(&mut self, controller: &str, now: Millis) -> Option<Action> {
+        let cause = format!("{controller} is live without its namespace");
+        self.lose(State::Lost, &cause, now);
+        if now < self.retry_at {
+            return None;
+        }
+        if self.rescans >= RESCANS {
+            self.rescans = 0;
+            return Some(Action::Delete(controller.to_owned()));
+        }
+        self.rescans += 1;
+        self.retry_at = now + RESCAN_EVERY;
+        Some(Action::Rescan(controller.to_owned()))
+    }
+
+    fn without_controller(&mut self, going: &[Controller], now: Millis) -> Option<Action> {
+        if let Some(old) = going.first() {
+            let since = *self.going_since.get_or_insert(now);
+            if now.saturating_sub(since) > DELETE_PATIENCE {
+                self.reason = format!("{} has been on its way out for too long; another is made", old.name);
+            }
+        } else {
+            self.going_since = None;
+        }
+        if self.state != State::Backoff {
+            self.lose(State::Lost, "no controller", now);
+        }
+        (now >= self.retry_at).then_some(Action::Connect)
+    }
+
+    fn fail_overdue_io(&mut self, now: Millis) -> Option<Action> {
+        let limit = self.config.io_timeout?;
+        let overdue = self.lost_at.is_some_and(|at| now.saturating_sub(at) >= limit);
+        (overdue && !self.failing_io && self.config.shield && self.state != State::Draining)
+            .then_some(Action::FailIo)
+    }
+
+    fn live(&mut self, now: Millis) {
+        self.last_live = Some(now);
+        self.attempts = 0;
+        self.retry_at = now;
+        self.old_writes_until = now + self.config.keep_alive + KEEP_ALIVE_MARGIN;
+        let cause = match self.lost_at.take() {
+            Some(at) => {
+                self.last_outage = now.saturating_sub(at);
+                format!("I/O flows again after {} ms", self.last_outage)
+            }
+            None => "I/O flows".into(),
+        };
+        self.enter(State::Live, &cause);
+    }
+
+    fn lose(&mut self, to: State, cause: &str, now: Millis) {
+        if self.last_live.is_some() && self.lost_at.is_none() {
+            self.lost_at = Some(now);
+            self.outages += 1;
+            // The first attempt comes at once.
+            self.retry_at = now;
+        }
+        // A connect under way is "connecting" until it has an outcome.
+        if !(self.state == State::Connecting && to == State::Lost) {
+            self.enter(to, cause);
+        }
+    }
+
+    fn enter(&mut self, to: State, cause: &str) {
+        if self.state != to {
+            self.changes.push(Change { from: self.state, to, cause: cause.to_owned() });
+            self.state = to;
+        }
+        self.reason = cause.to_owned();
+    }
+}
+
+#[cfg(test)]
+#[path = "machine_tests.rs"]
+mod tests;

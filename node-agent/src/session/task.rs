@@ -1,0 +1,457 @@
+//! The task that owns one volume's session: it feeds the machine, carries out its
+//! actions one at a time, and answers commands in between.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rds_csi_proto::agent::State;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tracing::{error, info, warn};
+
+use crate::error::{Error, Result};
+use crate::journal::{Journal, Table, now_unix_ms};
+use crate::kernel::dm::DeviceMapper;
+use crate::kernel::{blocking, fabrics, sysfs};
+
+use super::actions::{self, Context, DELETE_DEADLINE};
+use super::content::{self, Samples};
+use super::machine::{Action, Event, Machine, Millis, Observation, Outcome};
+use super::record::{Phase, SessionRecord, TransitionRecord, state_name};
+use super::sweeper::{Sweep, Waker};
+use super::{Attached, Content, SessionView, shield};
+
+/// How often a raw volume is sampled while it is healthy, and how often that is written
+/// down: a stale sample only weakens the check after a crash of the agent.
+const SAMPLE_EVERY: Duration = Duration::from_secs(10);
+const SAMPLE_JOURNAL_EVERY: Duration = Duration::from_secs(60);
+/// sled's own work plus an fsync on a slow disk.
+const JOURNAL_DEADLINE: Duration = Duration::from_secs(30);
+/// Nothing to wait for: sweeps come every second anyway.
+const IDLE: Millis = 1_000;
+
+/// What can be asked of a session.
+pub enum Command {
+    Reconnect(oneshot::Sender<Result<String>>),
+    Rescan(oneshot::Sender<Result<String>>),
+    Fail(oneshot::Sender<Result<()>>),
+    SetContent(Content, oneshot::Sender<Result<()>>),
+    Detach(Instant, oneshot::Sender<Result<()>>),
+}
+
+/// What all tasks share.
+#[derive(Clone)]
+pub struct Shared {
+    pub journal: Journal,
+    pub sweeps: watch::Receiver<Option<Arc<Sweep>>>,
+    pub waker: Waker,
+    pub connects: Arc<tokio::sync::Semaphore>,
+    pub transitions: broadcast::Sender<TransitionRecord>,
+    /// The zero of the machines' clock.
+    pub epoch: Instant,
+}
+
+impl Shared {
+    pub fn millis(&self, at: Instant) -> Millis {
+        u64::try_from(at.saturating_duration_since(self.epoch).as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// One volume's session.
+pub struct Task {
+    pub shared: Shared,
+    pub record: SessionRecord,
+    pub machine: Machine,
+    pub commands: mpsc::Receiver<Command>,
+    pub show: watch::Sender<SessionView>,
+    outcome: Option<oneshot::Receiver<Outcome>>,
+    waiting_fail: Vec<oneshot::Sender<Result<()>>>,
+    sampled_at: Option<Instant>,
+    sample_journalled_at: Option<Instant>,
+    sampling: Option<oneshot::Receiver<Samples>>,
+}
+
+impl Task {
+    pub fn new(
+        shared: Shared,
+        record: SessionRecord,
+        machine: Machine,
+        commands: mpsc::Receiver<Command>,
+        show: watch::Sender<SessionView>,
+    ) -> Self {
+        Self {
+            shared,
+            record,
+            machine,
+            commands,
+            show,
+            outcome: None,
+            waiting_fail: Vec::new(),
+            sampled_at: None,
+            sample_journalled_at: None,
+            sampling: None,
+        }
+    }
+
+    /// Runs until the volume is detached or the agent ends.
+    pub async fn run(mut self) {
+        let mut sweeps = self.shared.sweeps.clone();
+        self.shared.waker.wake();
+        loop {
+            let now = self.shared.millis(Instant::now());
+            let pause = self.machine.wake_at(now).map_or(IDLE, |at| at - now).min(IDLE);
+            let event = tokio::select! {
+                outcome = received(&mut self.outcome) => {
+                    self.shared.waker.wake();
+                    let outcome = outcome.unwrap_or_else(|| Outcome::MapFailed("the action's task ended without a word".into()));
+                    self.answer_fail(&outcome);
+                    Event::Done(outcome)
+                }
+                command = self.commands.recv() => match command {
+                    None => return,
+                    Some(Command::Detach(deadline, reply)) => {
+                        let result = self.detach(deadline).await;
+                        let gone = result.is_ok();
+                        let _ = reply.send(result);
+                        if gone { return; }
+                        continue;
+                    }
+                    Some(command) => match self.command(command).await {
+                        Some(event) => event,
+                        None => continue,
+                    },
+                },
+                changed = sweeps.changed() => {
+                    if changed.is_err() { return; }
+                    let sweep = sweeps.borrow_and_update().clone();
+                    match sweep.and_then(|s| self.observe(&s)) {
+                        Some(look) => Event::Observed(look),
+                        None => continue,
+                    }
+                }
+                samples = received(&mut self.sampling) => {
+                    if let Some(samples) = samples { self.keep_samples(samples).await; }
+                    continue;
+                }
+                () = tokio::time::sleep(Duration::from_millis(pause)) => Event::Tick,
+            };
+            self.feed(event);
+            self.sample_if_due();
+        }
+    }
+
+    /// What a sweep says of this volume; nothing if its shield could not be read.
+    fn observe(&self, sweep: &Sweep) -> Option<Observation> {
+        let spec = &self.record.spec;
+        let shield = match sweep.shields.get(&spec.volume) {
+            None => None,
+            Some(Ok(seen)) => Some(seen.clone()),
+            Some(Err(error)) => {
+                warn!(volume = %spec.volume, %error, "the shield cannot be read");
+                return None;
+            }
+        };
+        Some(Observation {
+            taken_at: self.shared.millis(sweep.taken_at),
+            // Exact: a subsystem whose name merely contains ours is another volume.
+            controllers: sweep.controllers.iter().filter(|c| c.nqn == spec.nqn.as_str()).cloned().collect(),
+            shield,
+        })
+    }
+
+    fn feed(&mut self, event: Event) {
+        let shield = match &event {
+            Event::Observed(look) => Some(look.shield.clone()),
+            _ => None,
+        };
+        let now = self.shared.millis(Instant::now());
+        let action = self.machine.step(event, now);
+        self.publish(shield);
+        if let Some(action) = action {
+            self.start(action);
+        }
+    }
+
+    fn start(&mut self, action: Action) {
+        let context = Context {
+            spec: self.record.spec.clone(),
+            content: self.record.content.clone(),
+            samples: self.record.samples.clone(),
+            connects: self.shared.connects.clone(),
+        };
+        let (send, receive) = oneshot::channel();
+        self.outcome = Some(receive);
+        tokio::spawn(async move {
+            let _ = send.send(actions::carry_out(action, context).await);
+        });
+    }
+
+    /// Shows the new state, and remembers how it came about.
+    fn publish(&mut self, shield: Option<Option<super::machine::ShieldSeen>>) {
+        let volume = self.record.spec.volume.clone();
+        let now = now_unix_ms();
+        let changes = self.machine.take_changes();
+        for change in &changes {
+            let (from, to) = (state_name(change.from), state_name(change.to));
+            match change.to {
+                State::Live | State::Connecting | State::Absent | State::Draining => {
+                    info!(%volume, from, to, cause = change.cause, "session");
+                }
+                State::Blocked | State::Fenced => {
+                    error!(%volume, from, to, cause = change.cause, "session");
+                }
+                _ => warn!(%volume, from, to, cause = change.cause, "session"),
+            }
+            let entry = TransitionRecord {
+                volume: volume.clone(),
+                from: change.from.into(),
+                to: change.to.into(),
+                at_unix_ms: now,
+                cause: change.cause.clone(),
+            };
+            let _ = self.shared.transitions.send(entry);
+        }
+        let machine = &self.machine;
+        self.show.send_modify(|view| {
+            if !changes.is_empty() {
+                view.since_unix_ms = now;
+            }
+            view.state = machine.state();
+            machine.reason().clone_into(&mut view.reason);
+            view.failing_io = machine.failing_io();
+            view.outages = machine.outages();
+            view.last_outage_ms = machine.last_outage();
+            view.attempts = machine.attempts();
+            if let Some(shield) = shield {
+                let current = machine.current();
+                view.controller = current.map(|(c, _)| c.name.clone());
+                view.namespace = current.map(|(_, n)| n.name.clone());
+                if let Some(seen) = shield {
+                    view.device = Some(Attached {
+                        path: shield::node_of(seen.number),
+                        number: seen.number,
+                        size_bytes: seen.size_bytes,
+                    });
+                } else if !view.spec.shield {
+                    // Without a shield, users hold the first namespace's device for good:
+                    // after a loss it is dead, and another one does not help them.
+                    if let (None, Some((_, n))) = (&view.device, current) {
+                        view.device = Some(Attached {
+                            path: format!("/dev/{}", n.name).into(),
+                            number: n.number,
+                            size_bytes: n.size_bytes,
+                        });
+                    }
+                }
+            }
+        });
+    }
+
+    async fn command(&mut self, command: Command) -> Option<Event> {
+        match command {
+            Command::Reconnect(reply) => {
+                let message = match self.machine.state() {
+                    State::Live => "the session is live; nothing was done".to_owned(),
+                    State::Fenced => {
+                        let _ = reply.send(Err(Error::Precondition(format!(
+                            "volume {} is fenced: {}; it must be attached and staged anew",
+                            self.record.spec.volume,
+                            self.machine.reason()
+                        ))));
+                        return None;
+                    }
+                    state => format!("it was {}; trying now", state_name(state)),
+                };
+                let _ = reply.send(Ok(message));
+                self.shared.waker.wake();
+                Some(Event::Reconnect)
+            }
+            Command::Rescan(reply) => {
+                let name = self.machine.current().map(|(c, _)| c.name.clone()).or_else(|| self.show.borrow().controller.clone());
+                let result = match name {
+                    None => Err(Error::Precondition(format!(
+                        "volume {} has no live controller to rescan; see its status",
+                        self.record.spec.volume
+                    ))),
+                    Some(name) => {
+                        let target = name.clone();
+                        blocking("rescan", Duration::from_secs(5), move || fabrics::rescan(&target))
+                            .await
+                            .map(|()| format!("asked the kernel to rescan {name}"))
+                    }
+                };
+                self.shared.waker.wake();
+                let _ = reply.send(result);
+                None
+            }
+            Command::Fail(reply) if self.outcome.is_some() => {
+                // The action under way may be stuck on the very I/O that is to fail.
+                let volume = self.record.spec.volume.clone();
+                let result = blocking("fail queued I/O", Duration::from_secs(5), move || {
+                    shield::fail(&DeviceMapper::open()?, &volume)
+                });
+                let _ = reply.send(result.await);
+                None
+            }
+            Command::Fail(reply) => {
+                self.waiting_fail.push(reply);
+                Some(Event::Fail)
+            }
+            Command::SetContent(content, reply) => {
+                self.record.content = content;
+                self.sampled_at = None;
+                let _ = reply.send(self.write_record().await);
+                None
+            }
+            Command::Detach(..) => None,
+        }
+    }
+
+    fn answer_fail(&mut self, outcome: &Outcome) {
+        if let Outcome::FailedIo(result) = outcome {
+            for reply in self.waiting_fail.drain(..) {
+                let _ = reply.send(result.clone().map_err(Error::Unavailable));
+            }
+        }
+    }
+
+    async fn write_record(&self) -> Result<()> {
+        let (journal, record) = (self.shared.journal.clone(), self.record.clone());
+        blocking("write the journal", JOURNAL_DEADLINE, move || {
+            journal.put(Table::Sessions, record.spec.volume.as_str(), &record)
+        })
+        .await
+    }
+
+    fn sample_if_due(&mut self) {
+        let due = self.record.content == Content::Raw
+            && self.sampling.is_none()
+            && self.machine.state() == State::Live
+            && self.sampled_at.is_none_or(|at| at.elapsed() >= SAMPLE_EVERY);
+        let Some((_, namespace)) = self.machine.current().filter(|_| due) else { return };
+        let namespace = namespace.clone();
+        let device = self.show.borrow().device.clone();
+        self.sampled_at = Some(Instant::now());
+        let (send, receive) = oneshot::channel();
+        self.sampling = Some(receive);
+        tokio::spawn(async move {
+            let sampled = blocking("sample the volume", Duration::from_secs(10), move || {
+                let written = device.and_then(|d| sysfs::bytes_written(d.number)).unwrap_or(0);
+                let file = shield::open_namespace(&namespace)?;
+                content::sample(&file, namespace.size_bytes, written)
+                    .map_err(Error::kernel("read", &namespace.name))
+            });
+            // A volume that cannot be read just now keeps its earlier samples.
+            if let Ok(samples) = sampled.await {
+                let _ = send.send(samples);
+            }
+        });
+    }
+
+    async fn keep_samples(&mut self, samples: Samples) {
+        if self.record.samples == samples {
+            return;
+        }
+        self.record.samples = samples;
+        if self.sample_journalled_at.is_none_or(|at| at.elapsed() >= SAMPLE_JOURNAL_EVERY) {
+            self.sample_journalled_at = Some(Instant::now());
+            if let Err(error) = self.write_record().await {
+                warn!(volume = %self.record.spec.volume, %error, "samples are kept in memory only");
+            }
+        }
+    }
+
+    /// Takes the session down: shield first, without force; then its controllers; then
+    /// the record. Each step may be repeated.
+    async fn detach(&mut self, deadline: Instant) -> Result<()> {
+        self.feed(Event::Drain { begun: true });
+        let result = self.take_down(deadline).await;
+        if result.is_err() && self.record.phase == Phase::Attached {
+            self.feed(Event::Drain { begun: false });
+            self.shared.waker.wake();
+        }
+        result
+    }
+
+    async fn take_down(&mut self, deadline: Instant) -> Result<()> {
+        let volume = self.record.spec.volume.clone();
+        // An action under way could make the controller that is about to be deleted.
+        while self.outcome.is_some() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let outcome = tokio::time::timeout(left, received(&mut self.outcome)).await.map_err(|_| {
+                Error::Timeout { what: format!("the session's last action on {volume}"), after: left }
+            })?;
+            if let Some(outcome) = outcome {
+                self.feed(Event::Done(outcome));
+            }
+        }
+        let left = || deadline.saturating_duration_since(Instant::now());
+        let id = volume.clone();
+        blocking("remove the shield", left(), move || shield::remove(&DeviceMapper::open()?, &id)).await?;
+        // From here on there is no way back: the volume has no users.
+        self.record.phase = Phase::Detaching;
+        self.write_record().await?;
+        let nqn = self.record.spec.nqn.clone();
+        for controller in self.controllers().await? {
+            info!(%volume, controller = controller.name, "disconnecting");
+            let delete = blocking(format!("delete {}", controller.name), left().min(DELETE_DEADLINE), move || {
+                if let Some(namespace) = &controller.namespace {
+                    refuse_if_held(namespace)?;
+                }
+                fabrics::delete(&controller.name)
+            });
+            match delete.await {
+                // It went by itself meanwhile; what is left is looked at below.
+                Ok(()) | Err(Error::Kernel { action: "delete", .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if let Some(left) = self.controllers().await?.first() {
+            return Err(Error::Unavailable(format!(
+                "{} of {nqn} is still {:?}; try again",
+                left.name, left.state
+            )));
+        }
+        let (journal, id) = (self.shared.journal.clone(), volume.clone());
+        blocking("write the journal", JOURNAL_DEADLINE, move || {
+            journal.remove(Table::Sessions, id.as_str())
+        })
+        .await?;
+        info!(%volume, "detached");
+        Ok(())
+    }
+
+    /// The subsystem's controllers, read now.
+    async fn controllers(&self) -> Result<Vec<sysfs::Controller>> {
+        let nqn = self.record.spec.nqn.clone();
+        blocking("look at sysfs", Duration::from_secs(5), move || {
+            Ok(sysfs::controllers()?.into_iter().filter(|c| c.nqn == nqn.as_str()).collect())
+        })
+        .await
+    }
+}
+
+/// An exclusive open fails while the kernel itself has the device claimed: mounted, in a
+/// mapping, in a RAID.
+fn refuse_if_held(namespace: &sysfs::Namespace) -> Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let path = format!("/dev/{}", namespace.name);
+    match std::fs::File::options().read(true).custom_flags(libc::O_EXCL).open(&path) {
+        Err(e) if e.raw_os_error() == Some(libc::EBUSY) => Err(Error::Precondition(format!(
+            "{path} is mounted or otherwise held; it is not disconnected under its users"
+        ))),
+        // Gone, or dead: nothing that could be held.
+        _ => Ok(()),
+    }
+}
+
+/// What a running helper sends, once; waits for ever while there is none.
+async fn received<T>(channel: &mut Option<oneshot::Receiver<T>>) -> Option<T> {
+    match channel {
+        None => std::future::pending().await,
+        Some(receiver) => {
+            let value = receiver.await.ok();
+            *channel = None;
+            value
+        }
+    }
+}

