@@ -22,11 +22,11 @@ setup: ## Install what building and testing need (Debian, Ubuntu)
 	tests/vm/setup.sh
 
 .PHONY: build
-build: ## Build everything, tests included, in the dev profile
+build: setup ## Build everything, tests included, in the dev profile
 	cargo build --workspace --all-targets
 
 .PHONY: test
-test: ## All tests: formatting, lints, licences, unit, csi-sanity, scenarios in a guest
+test: setup ## All tests: formatting, lints, licences, unit, csi-sanity, scenarios in a guest
 	tests/run.sh
 
 .PHONY: unit
@@ -42,7 +42,7 @@ guest: ## The fault scenarios, in a guest
 	tests/run.sh guest
 
 .PHONY: demo
-demo: build setup ## A write that survives whatever happens to its session, on each kernel
+demo: setup build ## A write that survives whatever happens to its session, on each kernel
 	@set -e; for kernel in $(DEMO_KERNELS); do \
 		echo "== Linux $$kernel"; \
 		$(BIN)/rds-vm run --kernel $$kernel --timeout $(DEMO_TIMEOUT) -- $(BIN)/rds-scenario demo; \

@@ -77,6 +77,7 @@ built=
 build() {
 	[[ -z $built ]] || return "$built"
 	built=0
+	: >"$logs/build.log"
 	logged "$logs/build.log" cargo build --workspace --all-targets --keep-going || built=$?
 	return "$built"
 }
@@ -84,7 +85,6 @@ build() {
 # Sums the `test result:` lines. cargo's own exit code counts only where no line explains
 # it: a crate that does not compile, a test program that dies.
 step_unit() {
-	: >"$logs/build.log"
 	build || true
 	local status=0 ok bad
 	timeout -k 10 1200 cargo test --workspace --no-fail-fast >>"$log" 2>&1 </dev/null || status=$?
@@ -99,14 +99,14 @@ step_unit() {
 	tally "$ok" "$bad"
 }
 
-in_guest() {
+in_guest() { # KERNEL LIMIT [FLAG OF rds-vm...] -- COMMAND...
 	local kernel=$1 limit=$2
 	shift 2
 	# The boot, and fetching a kernel the first time, are not in rds-vm's own limit.
-	timeout -k 30 $((limit + 600)) "$target/debug/rds-vm" run --kernel "$kernel" --timeout "$limit" -- "$@"
+	timeout -k 30 $((limit + 600)) \
+		"$target/debug/rds-vm" run --kernel "$kernel" --timeout "$limit" "$@"
 }
 prepared() { # binaries, and the kernels that guests boot
-	: >"$logs/build.log"
 	if build && logged "$logs/build.log" tests/vm/setup.sh; then return; fi
 	tally 0 1
 	complain "$step: nothing was run, since building failed: see $logs/build.log"
@@ -123,7 +123,7 @@ step_sanity() {
 		return
 	fi
 	local kernel=${kernels%% *} status=0 ok=0 bad=0
-	in_guest "$kernel" 1200 tests/sanity/run.sh all >>"$log" 2>&1 </dev/null || status=$?
+	in_guest "$kernel" 1200 -- tests/sanity/run.sh all >>"$log" 2>&1 </dev/null || status=$?
 	read -r ok bad < <(tr -d '\r' <"$log" | sed -nE \
 		's/^.* -- ([0-9]+) Passed \| ([0-9]+) Failed.*/\1 \2/p' | tail -n 1) || true
 	ok=${ok:-0} bad=${bad:-0}
@@ -157,7 +157,9 @@ step_guest() {
 	local kernel
 	for kernel in $kernels; do
 		echo "    kernel $kernel"
-		scenario_lines in_guest "$kernel" "$guest_timeout" "$target/debug/rds-scenario" ci
+		# Without native multipath multipathd would claim what the rules keep it off.
+		scenario_lines in_guest "$kernel" 300 --multipath N -- systemd/check-udev.sh
+		scenario_lines in_guest "$kernel" "$guest_timeout" -- "$target/debug/rds-scenario" ci
 	done
 }
 
@@ -165,15 +167,30 @@ step_guest() {
 for step in "${steps[@]}"; do
 	declare -F "step_$step" >/dev/null || { echo "$0: no step '$step'" >&2; exit 2; }
 done
+
+# However this ends, also by a time limit or a mistake in here, there is a last line, and it
+# says good only if all was.
+complete=
+finish() {
+	if [[ -z $complete ]]; then
+		tally 0 1
+		complain "the run was cut off in step $step"
+	fi
+	if ((${#complaints[@]} > 0)); then printf 'FAILED: %s\n' "${complaints[@]}"; fi
+	echo "$passed passed, $failed failed"
+	((failed == 0)) || exit 1
+}
+trap finish EXIT
+trap 'exit 1' INT TERM
+
 for step in "${steps[@]}"; do
 	log=$logs/$step.log
 	: >"$log"
 	before=$failed began=$SECONDS
 	echo "== $step"
 	"step_$step"
-	echo "   $step: $( ((failed == before)) && echo good || echo BAD) in $((SECONDS - began)) s"
+	verdict=BAD
+	((failed > before)) || verdict=good
+	echo "   $step: $verdict in $((SECONDS - began)) s"
 done
-
-if ((${#complaints[@]} > 0)); then printf 'FAILED: %s\n' "${complaints[@]}"; fi
-echo "$passed passed, $failed failed"
-((failed == 0))
+complete=1

@@ -28,7 +28,9 @@ pub enum Error {
     #[error("{0}")]
     Refused(String),
     /// Another operation on the same volume is running.
-    #[error("{running} of volume {volume} has been running for {seconds} s; try again when it is done")]
+    #[error(
+        "{running} of volume {volume} has been running for {seconds} s; try again when it is done"
+    )]
     Busy {
         /// Which volume.
         volume: VolumeId,
@@ -38,7 +40,9 @@ pub enum Error {
         seconds: u64,
     },
     /// The operation takes longer than the caller waits.
-    #[error("{rpc} is still running after {seconds} s and goes on; repeat the call to learn its result")]
+    #[error(
+        "{rpc} is still running after {seconds} s and goes on; repeat the call to learn its result"
+    )]
     StillRunning {
         /// The call.
         rpc: &'static str,
@@ -65,6 +69,16 @@ pub enum Error {
     /// The appliance or the way to it.
     #[error(transparent)]
     Appliance(#[from] ApplianceError),
+    /// The appliance refused to make a volume, and nothing of it is there.
+    #[error("volume {volume} of {size} bytes was not made: {cause}")]
+    NotMade {
+        /// Which volume.
+        volume: VolumeId,
+        /// How large.
+        size: u64,
+        /// What the appliance said.
+        cause: ApplianceError,
+    },
     /// A host name could not be resolved in time.
     #[error("cannot resolve {name:?}: {cause}; give an address with --nvme-address or nvmeAddress")]
     Resolve {
@@ -98,12 +112,14 @@ impl Error {
             Self::NotConfirmed { .. } | Self::HalfDone { .. } | Self::Resolve { .. } => {
                 Code::Unavailable
             }
+            Self::NotMade { cause, .. } if cause.speaks_of_space() => Code::ResourceExhausted,
+            Self::NotMade { .. } | Self::Internal(_) => Code::Internal,
             Self::NotImplemented(_) => Code::Unimplemented,
-            Self::Internal(_) => Code::Internal,
             Self::Appliance(e) => match e {
-                A::Unreachable { .. } | A::Ambiguous { .. } | A::BadAnswer { .. } | A::Queue { .. } => {
-                    Code::Unavailable
-                }
+                A::Unreachable { .. }
+                | A::Ambiguous { .. }
+                | A::BadAnswer { .. }
+                | A::Queue { .. } => Code::Unavailable,
                 A::Unauthorized { .. } => Code::Unauthenticated,
                 A::PolicyMissing { .. } => Code::PermissionDenied,
                 A::CertificateInvalid { .. } | A::Credentials { .. } | A::TooOld { .. } => {
@@ -154,10 +170,7 @@ mod tests {
             (Error::StillRunning { rpc: "x", seconds: 1 }, Code::DeadlineExceeded),
             (Error::NotConfirmed { what: s(), seconds: 1 }, Code::Unavailable),
             (Error::NotImplemented("x"), Code::Unimplemented),
-            (
-                appliance(ApplianceError::Unreachable { host: s(), cause: s() }),
-                Code::Unavailable,
-            ),
+            (appliance(ApplianceError::Unreachable { host: s(), cause: s() }), Code::Unavailable),
             (
                 appliance(ApplianceError::Unauthorized { host: s(), user: s(), dir: s() }),
                 Code::Unauthenticated,
@@ -166,10 +179,7 @@ mod tests {
                 appliance(ApplianceError::CertificateInvalid { host: s(), cause: s(), dir: s() }),
                 Code::FailedPrecondition,
             ),
-            (
-                appliance(ApplianceError::Ambiguous { action: s(), cause: s() }),
-                Code::Unavailable,
-            ),
+            (appliance(ApplianceError::Ambiguous { action: s(), cause: s() }), Code::Unavailable),
             (appliance(ApplianceError::NoSuchItem { action: s() }), Code::Aborted),
         ];
         for (error, code) in cases {

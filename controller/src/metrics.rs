@@ -16,7 +16,8 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// From a quick read to the longest request, in seconds.
-const BUCKETS: &[f64] = &[0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0];
+const BUCKETS: &[f64] =
+    &[0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0];
 
 /// All metrics of the controller. Labels take few, fixed values.
 pub struct Metrics {
@@ -98,8 +99,7 @@ pub(crate) async fn serve(listener: TcpListener, metrics: Arc<Metrics>, stop: Ca
         .route("/metrics", get(scrape))
         .route("/healthz", get(|| async { "ok\n" }))
         .with_state(metrics);
-    let served =
-        axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
+    let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
     if let Err(e) = served {
         tracing::error!("metrics server ended: {e}");
     }

@@ -30,6 +30,8 @@ use crate::volumes::{Settings, Volumes};
 
 /// What is running may finish; kubelet kills after 30 s by default.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(25);
+/// For the last answers to be written.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
 /// Serves until SIGTERM or SIGINT.
 ///
@@ -77,16 +79,24 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             UnixListenerStream::new(listener),
             stop.clone().cancelled_owned(),
         );
-    let overdue = async {
+    // A caller that is merely connected may stay so for ever; one that waits for an
+    // operation gets its answer.
+    let drained = async {
         stop.cancelled().await;
-        tokio::time::sleep(SHUTDOWN_LIMIT).await;
+        let all = operations.drain(SHUTDOWN_LIMIT).await;
+        tokio::time::sleep(LAST_ANSWERS).await;
+        all
     };
-    tokio::select! {
-        served = serving => served.context("the gRPC server failed")?,
-        () = overdue => tracing::warn!("callers are still connected; leaving them"),
-    }
-    if !operations.drain(SHUTDOWN_LIMIT).await {
-        // The appliance's items say how far each came; the next start goes on from there.
+    tokio::pin!(drained);
+    let all = tokio::select! {
+        served = serving => {
+            served.context("the gRPC server failed")?;
+            drained.await
+        }
+        all = &mut drained => all,
+    };
+    if !all {
+        // The appliance's items say how far each came; the next call goes on from there.
         tracing::warn!("operations are still running; the next call for each continues it");
     }
     std::fs::remove_file(path).ok();
@@ -123,7 +133,10 @@ async fn bind(path: &Path) -> anyhow::Result<UnixListener> {
         Err(e) if e.kind() == ErrorKind::NotFound => {}
         Err(e) => return Err(e).with_context(|| format!("cannot look at {}", path.display())),
         Ok(found) if !found.file_type().is_socket() => {
-            bail!("{} exists and is not a socket; remove it or choose another --endpoint", path.display())
+            bail!(
+                "{} exists and is not a socket; remove it or choose another --endpoint",
+                path.display()
+            )
         }
         Ok(_) => match UnixStream::connect(path).await {
             Err(e) if e.kind() == ErrorKind::ConnectionRefused => {

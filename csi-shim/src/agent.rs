@@ -73,9 +73,10 @@ impl Agent {
                 Bytes::copy_from_slice(status.details()),
             )),
             Err(_) => Err(deadline.exceeded(&format!(
-                "rds-node-agent ({}) has taken the call {method} but not finished it; repeating \
-                 it is safe; `rds-node-agent status` on the node shows what it waits for",
-                self.socket.display()
+                "rds-node-agent ({}) has taken the call {} but not finished it; repeating it is \
+                 safe; `rds-node-agent status` on the node shows what it waits for",
+                self.socket.display(),
+                short(&method)
             ))),
         }
     }
@@ -92,7 +93,8 @@ impl Agent {
             let now = Instant::now();
             if !failure.may_pass() || now + LOOK_AGAIN > give_up {
                 return Err(Status::unavailable(format!(
-                    "{method} was not carried out: {}",
+                    "{} was not carried out: {}",
+                    short(method),
                     failure.explain(&self.socket)
                 )));
             }
@@ -102,13 +104,19 @@ impl Agent {
 
     fn broke_off(&self, method: &PathAndQuery, status: &Status) -> Status {
         Status::unavailable(format!(
-            "rds-node-agent ({}) ended the connection during {method}, so it is unknown whether \
-             the call took effect; repeating it is safe. If it happens again: `systemctl status \
+            "rds-node-agent ({}) ended the connection during {}, so it is unknown whether the call \
+             took effect; repeating it is safe. If it happens again: `systemctl status \
              rds-node-agent` and `journalctl -u rds-node-agent` on the node ({})",
             self.socket.display(),
+            short(method),
             innermost(status)
         ))
     }
+}
+
+/// `NodeStageVolume` of `/csi.v1.Node/NodeStageVolume`, for people.
+fn short(method: &PathAndQuery) -> &str {
+    method.path().rsplit('/').next().unwrap_or_default()
 }
 
 /// Why there is no connection.

@@ -52,7 +52,6 @@ await() {
 	tail -n 20 "$logs"/*.log >&2
 	exit 1
 }
-listens() { (exec 3<>"/dev/tcp/127.0.0.1/$1"); }
 
 rest=18443 ssh=18022 nvme=4420
 sim=(--state-dir "$state/sim" --rest-addr "127.0.0.1:$rest" --ssh-addr "127.0.0.1:$ssh"
@@ -60,7 +59,7 @@ sim=(--state-dir "$state/sim" --rest-addr "127.0.0.1:$rest" --ssh-addr "127.0.0.
 [[ $mode == all ]] || sim+=(--no-nvmet)
 mkdir -p "$state/sim" "$work/credentials"
 start rds-sim "$bin/rds-sim" "${sim[@]}"
-await "rds-sim on port $rest" listens "$rest"
+await "ready rds-sim" grep -q '^ready' "$logs/rds-sim.log"
 
 printf admin >"$work/credentials/username"
 cp "$state/sim/password" "$work/credentials/password"

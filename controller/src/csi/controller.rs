@@ -132,9 +132,12 @@ impl Controller for Service {
             let volumes = Arc::clone(&self.volumes);
             let own = volume.clone();
             self.operations
-                .run(RPC, &volume, wait, async move {
-                    volumes.unpublish(&own, node.as_ref()).await
-                })
+                .run(
+                    RPC,
+                    &volume,
+                    wait,
+                    async move { volumes.unpublish(&own, node.as_ref()).await },
+                )
                 .await?;
             Ok(done)
         })

@@ -40,10 +40,7 @@ impl Identity for Service {
 
     /// Ready when the appliance answers. One that is merely away is "not ready", which the
     /// sidecars wait out; something that a person has to mend is an error that says what.
-    async fn probe(
-        &self,
-        _: Request<ProbeRequest>,
-    ) -> Result<Response<ProbeResponse>, Status> {
+    async fn probe(&self, _: Request<ProbeRequest>) -> Result<Response<ProbeResponse>, Status> {
         self.answer("Probe", async {
             match self.volumes.probe().await {
                 Ok(()) => Ok(ProbeResponse { ready: Some(true) }),

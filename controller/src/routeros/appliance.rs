@@ -120,7 +120,8 @@ impl Appliance {
         volume: &VolumeId,
         properties: Vec<Property>,
     ) -> Result<(), ApplianceError> {
-        let set = |target| Request::Set { menu: Menu::Disk, target, properties: properties.clone() };
+        let set =
+            |target| Request::Set { menu: Menu::Disk, target, properties: properties.clone() };
         match self.call(set(Target::Slot(volume.clone()))).await {
             Err(ApplianceError::NoSuchItem { action }) => match self.disk(volume).await? {
                 // It is there, so this RouterOS does not take names: use the id, just read.
@@ -186,7 +187,9 @@ impl Appliance {
         match (items.next(), items.next()) {
             (None, _) => Ok(None),
             (Some(item), None) if is_it(&item) => Ok(Some(item)),
-            _ => Err(self.doubt(action.into(), format!("{found} items for a filter that fits one"))),
+            _ => {
+                Err(self.doubt(action.into(), format!("{found} items for a filter that fits one")))
+            }
         }
     }
 
@@ -198,9 +201,11 @@ impl Appliance {
     }
 
     async fn call(&self, request: Request) -> Result<Vec<Row>, ApplianceError> {
-        let mut transport =
-            tokio::time::timeout(QUEUE_LIMIT, self.transport.lock()).await.map_err(|_| {
-                ApplianceError::Queue { action: request.to_string(), seconds: QUEUE_LIMIT.as_secs() }
+        let mut transport = tokio::time::timeout(QUEUE_LIMIT, self.transport.lock())
+            .await
+            .map_err(|_| ApplianceError::Queue {
+                action: request.to_string(),
+                seconds: QUEUE_LIMIT.as_secs(),
             })?;
         if !self.proven.load(Ordering::Relaxed) {
             let version = self.prove(transport.as_mut()).await?;
@@ -217,8 +222,7 @@ impl Appliance {
     }
 
     async fn version(&self, transport: &mut dyn Transport) -> Result<Version, ApplianceError> {
-        let request =
-            Request::Print { menu: Menu::Resource, filter: None, proplist: &["version"] };
+        let request = Request::Print { menu: Menu::Resource, filter: None, proplist: &["version"] };
         let rows = self.send(transport, &request).await?;
         let text = match rows.as_slice() {
             [row] => row.get("version").map(String::as_str).unwrap_or_default(),

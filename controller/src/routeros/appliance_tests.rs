@@ -37,8 +37,7 @@ fn down() -> Answer {
 }
 
 fn appliance(answers: Vec<Answer>) -> (Appliance, Script) {
-    let script =
-        Script { answers: Arc::new(StdMutex::new(answers.into())), sent: Arc::default() };
+    let script = Script { answers: Arc::new(StdMutex::new(answers.into())), sent: Arc::default() };
     let metrics = Arc::new(Metrics::new().unwrap());
     (Appliance::new(Box::new(script.clone()), metrics), script)
 }

@@ -158,11 +158,7 @@ impl DiskItem {
 
 impl DiskUse {
     pub(super) fn read(row: &Row) -> Result<Self, String> {
-        Ok(Self {
-            id: id(row)?,
-            slot: text(row, "slot"),
-            file_path: text(row, "file-path"),
-        })
+        Ok(Self { id: id(row)?, slot: text(row, "slot"), file_path: text(row, "file-path") })
     }
 }
 

@@ -83,7 +83,9 @@ pub enum ApplianceError {
         cause: String,
     },
     /// RouterOS lacks what is needed.
-    #[error("RouterOS {version} is too old: {floor} or later is needed (settable nvme-tcp-server-nqn)")]
+    #[error(
+        "RouterOS {version} is too old: {floor} or later is needed (settable nvme-tcp-server-nqn)"
+    )]
     TooOld {
         /// What runs there.
         version: String,
@@ -140,6 +142,28 @@ impl ApplianceError {
             Self::AlreadyExists { .. } => "already_exists",
             Self::InvalidValue { .. } => "invalid_value",
             Self::Refused { .. } => "refused",
+        }
+    }
+
+    /// Whether the appliance understood the request and said no.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused { .. } | Self::InvalidValue { .. } | Self::AlreadyExists { .. }
+        )
+    }
+
+    /// Whether the refusal reads like a full pool. The real text is not known: this only
+    /// picks a code, nothing is built on it.
+    #[must_use]
+    pub fn speaks_of_space(&self) -> bool {
+        match self {
+            Self::Refused { detail, .. } | Self::InvalidValue { detail, .. } => {
+                let detail = detail.to_ascii_lowercase();
+                detail.contains("space") || detail.contains("full")
+            }
+            _ => false,
         }
     }
 
@@ -211,8 +235,12 @@ fn refusal(status: u16, body: &[u8]) -> Verdict {
         Verdict::Cut(detail)
     } else if has(&["already have", "already exists"]) {
         Verdict::AlreadyExists(detail)
-    } else if has(&["invalid value", "does not match any value", "unknown parameter", "missing value"])
-    {
+    } else if has(&[
+        "invalid value",
+        "does not match any value",
+        "unknown parameter",
+        "missing value",
+    ]) {
         Verdict::InvalidValue(detail)
     } else {
         Verdict::Refused(detail)
@@ -254,15 +282,15 @@ mod tests {
             read_answer(400, body.as_bytes(), false)
         };
         assert_eq!(refused("no such item"), Verdict::NoSuchItem);
-        assert!(matches!(
-            refused("failure: already have such entry"),
-            Verdict::AlreadyExists(_)
-        ));
+        assert!(matches!(refused("failure: already have such entry"), Verdict::AlreadyExists(_)));
         assert!(matches!(
             refused("invalid value for argument file-size"),
             Verdict::InvalidValue(_)
         ));
-        assert!(matches!(refused("input does not match any value of type"), Verdict::InvalidValue(_)));
+        assert!(matches!(
+            refused("input does not match any value of type"),
+            Verdict::InvalidValue(_)
+        ));
         assert!(matches!(refused("unknown parameter nvme-tcp-x"), Verdict::InvalidValue(_)));
         assert!(matches!(refused("failure: can not do that"), Verdict::Refused(_)));
         assert!(matches!(refused("Session closed"), Verdict::Cut(_)));

@@ -180,9 +180,7 @@ impl Rest {
             .header(ACCEPT, "application/json");
         let message = match body {
             None => message.body(Body::empty()),
-            Some(json) => {
-                message.header(CONTENT_TYPE, "application/json").body(Body::from(json))
-            }
+            Some(json) => message.header(CONTENT_TYPE, "application/json").body(Body::from(json)),
         };
         message.map_err(|e| self.unreachable(&e.to_string()))
     }

@@ -34,11 +34,9 @@ pub(super) fn client_config(trust: &TrustMaterial) -> Result<Arc<ClientConfig>, 
     let chain = if roots.is_empty() {
         None
     } else {
-        let built = WebPkiServerVerifier::builder_with_provider(
-            Arc::new(roots),
-            Arc::clone(&provider),
-        )
-        .build();
+        let built =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+                .build();
         Some(built.map_err(|e| e.to_string())?)
     };
     let algorithms = provider.signature_verification_algorithms;
@@ -73,13 +71,9 @@ impl ServerCertVerifier for Pinned {
             return Ok(ServerCertVerified::assertion());
         }
         match &self.chain {
-            Some(chain) => chain.verify_server_cert(
-                end_entity,
-                intermediates,
-                server_name,
-                ocsp_response,
-                now,
-            ),
+            Some(chain) => {
+                chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+            }
             None => Err(CertificateError::UnknownIssuer.into()),
         }
     }

@@ -88,7 +88,8 @@ mod tests {
     fn only_the_exact_path_is_ours() {
         let id: VolumeId = ID.parse().unwrap();
         let roots = ["/raid10/volumes".parse().unwrap()];
-        for good in ["/raid10/volumes/ID.img", "raid10/volumes/ID.img", "/raid10/volumes/a/ID.img"] {
+        for good in ["/raid10/volumes/ID.img", "raid10/volumes/ID.img", "/raid10/volumes/a/ID.img"]
+        {
             assert!(own_file(&good.replace("ID", ID), &id, &roots).is_some(), "{good}");
         }
         for bad in [

@@ -81,14 +81,12 @@ impl Volumes {
             self.check_existing(plan, &item, &file)?;
         } else {
             self.refuse_leftover(&file).await?;
-            self.add(plan, &file, &nqn)
-                .await
-                .map_err(|e| e.after_change(format!("CreateVolume of {}", plan.volume)))?;
+            self.add(plan, &file, &nqn).await?;
         }
         // What is there counts, not what was asked for.
         let item = self.wait_for_size(plan).await.map_err(|e| match e {
             e @ Error::Exists(_) => e,
-            e => e.after_change(format!("CreateVolume of {}", plan.volume)),
+            e => e.after_change(begun(plan)),
         })?;
         tracing::info!(bytes = item.size, file = %file, "volume is there");
         self.describe(plan, &item, &file, nvme_address)
@@ -96,8 +94,7 @@ impl Volumes {
 
     fn directory(&self, plan: &CreatePlan) -> Result<AppliancePath, Error> {
         let roots = &self.settings.roots;
-        let default =
-            roots.first().ok_or_else(|| Error::Internal("no --volume-path".into()))?;
+        let default = roots.first().ok_or_else(|| Error::Internal("no --volume-path".into()))?;
         let Some(given) = &plan.params.volume_path else { return Ok(default.clone()) };
         let given: AppliancePath = given.parse().map_err(Error::Invalid)?;
         if roots.iter().any(|root| given.is_within(root)) {
@@ -147,14 +144,17 @@ impl Volumes {
             Ownership::Ours(tag) => tag,
             Ownership::Foreign(why) => return Err(Error::Exists(foreign(volume, &why))),
         };
-        let differs = |what: String| {
-            Error::Exists(format!("volume {volume} exists already, but {what}"))
-        };
+        let differs =
+            |what: String| Error::Exists(format!("volume {volume} exists already, but {what}"));
         if tag.stage == Stage::Deleting {
-            return Err(Error::Refused(format!("volume {volume} is being deleted; try again later")));
+            return Err(Error::Refused(format!(
+                "volume {volume} is being deleted; try again later"
+            )));
         }
         if let Some(size) = item.size.filter(|s| !plan.size.admits(*s)) {
-            return Err(differs(format!("its size is {size} bytes, which is not what is asked for")));
+            return Err(differs(format!(
+                "its size is {size} bytes, which is not what is asked for"
+            )));
         }
         if !file.is(&item.file_path) {
             return Err(differs(format!("its file is {:?}, not {file}", item.file_path)));
@@ -204,8 +204,29 @@ impl Volumes {
         match added {
             // Without an answer, what is there afterwards decides.
             Ok(()) | Err(ApplianceError::Ambiguous { .. }) => Ok(()),
-            Err(e) => Err(e.into()),
+            Err(e) if e.is_refusal() => self.after_refusal(plan, file, e).await,
+            Err(e) => Err(Error::from(e).after_change(begun(plan))),
         }
+    }
+
+    /// The appliance said no. The texts for a full pool and the like are not documented, so
+    /// what is there afterwards counts; and nothing may stay behind that would be in the way
+    /// of the next attempt.
+    async fn after_refusal(
+        &self,
+        plan: &CreatePlan,
+        file: &AppliancePath,
+        refusal: ApplianceError,
+    ) -> Result<(), Error> {
+        let begun = |e: Error| e.after_change(begun(plan));
+        match self.appliance.disk(&plan.volume).await {
+            Err(e) => return Err(begun(e.into())),
+            Ok(Some(item)) => return self.check_existing(plan, &item, file),
+            Ok(None) => {}
+        }
+        // It was not there a moment ago, so it is of our own making.
+        self.delete_file(file).await.map_err(begun)?;
+        Err(Error::NotMade { volume: plan.volume.clone(), size: plan.size.size, cause: refusal })
     }
 
     async fn wait_for_size(&self, plan: &CreatePlan) -> Result<DiskItem, Error> {
@@ -257,6 +278,10 @@ impl Volumes {
             accessible_topology: Vec::new(),
         })
     }
+}
+
+fn begun(plan: &CreatePlan) -> String {
+    format!("CreateVolume of {}", plan.volume)
 }
 
 #[cfg(test)]

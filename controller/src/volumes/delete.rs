@@ -54,7 +54,8 @@ impl Volumes {
     ) -> Result<AppliancePath, Error> {
         if let Stage::Attached(a) = &tag.stage {
             return Err(Error::Refused(format!(
-                "volume {volume} is attached to node {}; detach it first", a.node
+                "volume {volume} is attached to node {}; detach it first",
+                a.node
             )));
         }
         if item.export {
@@ -70,8 +71,7 @@ impl Volumes {
             ))
         })?;
         let uses = self.appliance.disk_uses().await?;
-        let other =
-            uses.iter().find(|u| u.slot != volume.as_str() && file.is(&u.file_path));
+        let other = uses.iter().find(|u| u.slot != volume.as_str() && file.is(&u.file_path));
         match other {
             None => Ok(file),
             Some(other) => Err(Error::Refused(format!(
@@ -90,7 +90,8 @@ impl Volumes {
         self.change(volume, "marking for deletion", properties).await
     }
 
-    async fn delete_file(&self, file: &AppliancePath) -> Result<(), Error> {
+    /// Removes a file that is known to be ours, and sees that it is gone.
+    pub(super) async fn delete_file(&self, file: &AppliancePath) -> Result<(), Error> {
         if self.appliance.file(file).await?.is_none() {
             return Ok(());
         }

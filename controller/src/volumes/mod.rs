@@ -48,10 +48,6 @@ impl Volumes {
         Self { settings, appliance }
     }
 
-    pub(crate) fn settings(&self) -> &Settings {
-        &self.settings
-    }
-
     pub(crate) async fn probe(&self) -> Result<(), Error> {
         Ok(self.appliance.probe().await?)
     }

@@ -24,8 +24,9 @@ pub(super) async fn resolve(host: &str) -> Result<Vec<IpAddr>, Error> {
 
 /// The first of them.
 pub(super) async fn address_of(host: &str) -> Result<IpAddr, Error> {
-    resolve(host).await?.first().copied().ok_or_else(|| Error::Resolve {
-        name: host.to_owned(),
-        cause: "it has no address".into(),
-    })
+    resolve(host)
+        .await?
+        .first()
+        .copied()
+        .ok_or_else(|| Error::Resolve { name: host.to_owned(), cause: "it has no address".into() })
 }

@@ -52,10 +52,13 @@ impl Mount {
         self.options.iter().any(|o| o == "ro")
     }
 
-    /// Whether the file system itself is read-only, for instance after an I/O error.
+    /// Whether the file system itself takes no writes, for instance after an I/O error.
     #[must_use]
     pub fn is_superblock_read_only(&self) -> bool {
-        self.super_options.iter().any(|o| o == "ro")
+        // Since Linux 6.15 ext4 stays "rw" after an error and adds a word of its own
+        // (fs/ext4/super.c, `_ext4_show_options`).
+        let stopped = |o: &String| matches!(o.as_str(), "ro" | "emergency_ro" | "shutdown");
+        self.super_options.iter().any(stopped)
     }
 
     /// Whether it shows a file system that lives on this block device.
@@ -231,9 +234,8 @@ fn unescape(text: &[u8]) -> Option<Vec<u8>> {
     while let [first, after @ ..] = rest {
         if *first == b'\\' {
             let (code, after) = after.split_at_checked(3)?;
-            let octal = |n: u32, d: &u8| {
-                (b'0'..=b'7').contains(d).then(|| n * 8 + u32::from(d - b'0'))
-            };
+            let octal =
+                |n: u32, d: &u8| (b'0'..=b'7').contains(d).then(|| n * 8 + u32::from(d - b'0'));
             bytes.push(u8::try_from(code.iter().try_fold(0, octal)?).ok()?);
             rest = after;
         } else {
@@ -290,10 +292,11 @@ pub fn bind(source: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
 /// # Errors
 /// What the kernel says.
 pub fn make_read_only(mount: &Mount) -> io::Result<()> {
-    let flags = mount.options.iter().filter_map(|o| kept_flag(o)).fold(
-        MountFlags::BIND | MountFlags::RDONLY,
-        |flags, flag| flags | flag,
-    );
+    let flags = mount
+        .options
+        .iter()
+        .filter_map(|o| kept_flag(o))
+        .fold(MountFlags::BIND | MountFlags::RDONLY, |flags, flag| flags | flag);
     Ok(rustix::mount::mount_remount(&mount.mount_point, flags, "")?)
 }
 

@@ -101,8 +101,7 @@ fn kernel_users(
         let name = entry.file_name().unwrap_or_default().to_string_lossy().into_owned();
         found(kernel("device on top of it", &format!("/dev/{name}")));
     }
-    let is_ours =
-        |path: &Path| DeviceNumber::of_path(path).is_ok_and(|n| devices.contains(&n));
+    let is_ours = |path: &Path| DeviceNumber::of_path(path).is_ok_and(|n| devices.contains(&n));
     for entry in entries(Path::new("/sys/block"))? {
         // Kubelet keeps a loop device over every raw block volume that a pod uses.
         if let Ok(backing) = fs::read_to_string(entry.join("loop/backing_file"))
@@ -244,8 +243,7 @@ fn is_use(
 ) -> bool {
     let rdev = DeviceNumber { major: stat.stx_rdev_major, minor: stat.stx_rdev_minor };
     let dev = DeviceNumber { major: stat.stx_dev_major, minor: stat.stx_dev_minor };
-    let is_block =
-        rustix::fs::FileType::from_raw_mode(u32::from(stat.stx_mode)).is_block_device();
+    let is_block = rustix::fs::FileType::from_raw_mode(u32::from(stat.stx_mode)).is_block_device();
     let has_mount = stat.stx_mask & StatxFlags::MNT_ID.bits() != 0;
     (is_block && devices.contains(&rdev))
         || shown.contains(&dev)
@@ -257,7 +255,11 @@ fn mappings(pid: u32, shown: &HashSet<DeviceNumber>, found: &mut impl FnMut(Hold
     let Ok(maps) = fs::read(format!("/proc/{pid}/maps")) else { return };
     let hit = maps.split(|b| *b == b'\n').find_map(|line| mapped_file(line, shown));
     if let Some(file) = hit {
-        found(Holder { pid: Some(pid), command: command(pid), holds: format!("mapped file {file}") });
+        found(Holder {
+            pid: Some(pid),
+            command: command(pid),
+            holds: format!("mapped file {file}"),
+        });
     }
 }
 

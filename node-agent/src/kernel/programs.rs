@@ -44,7 +44,10 @@ pub async fn run<H: Send + 'static>(
         Ok(status) => status.map_err(Error::kernel("wait for", program))?,
         Err(_) => {
             end(child, program, held).await;
-            return Err(Error::Timeout { what: format!("{program} {}", device.display()), after: deadline });
+            return Err(Error::Timeout {
+                what: format!("{program} {}", device.display()),
+                after: deadline,
+            });
         }
     };
     drop(held);
@@ -68,7 +71,10 @@ async fn end<H: Send + 'static>(mut child: Child, program: &str, held: H) {
         warn!(program, %error, "a helper program could not be killed");
     }
     if tokio::time::timeout(KILL_GRACE, child.wait()).await.is_err() {
-        warn!(program, "a killed helper program waits for its device; its volume stays locked until it is gone");
+        warn!(
+            program,
+            "a killed helper program waits for its device; its volume stays locked until it is gone"
+        );
         tokio::spawn(async move {
             let _ = child.wait().await;
             drop(held);
@@ -76,10 +82,7 @@ async fn end<H: Send + 'static>(mut child: Child, program: &str, held: H) {
     }
 }
 
-async fn tail(
-    out: Option<impl AsyncRead + Unpin>,
-    err: Option<impl AsyncRead + Unpin>,
-) -> String {
+async fn tail(out: Option<impl AsyncRead + Unpin>, err: Option<impl AsyncRead + Unpin>) -> String {
     let (mut out, err) = tokio::join!(end_of(out), end_of(err));
     out.extend(err);
     String::from_utf8_lossy(&out).into_owned()

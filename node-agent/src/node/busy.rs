@@ -43,7 +43,10 @@ pub(crate) async fn expect_unused(
     if holders.is_empty() {
         return Ok(());
     }
-    Err(Error::Precondition(format!("the volume is still in use: {}; end that use first", list(&holders))))
+    Err(Error::Precondition(format!(
+        "the volume is still in use: {}; end that use first",
+        list(&holders)
+    )))
 }
 
 /// Why an unmount was refused.

@@ -259,6 +259,8 @@ mod tests {
             line(FsType::Btrfs, "", Blank::OwnUnfinished),
             "mkfs.btrfs -q -K -U UUID -f /dev/dm-1"
         );
-        assert!(mkfs(FsType::Xfs, "U", &words("-m uuid=x"), Blank::Proven, Path::new("/d")).is_err());
+        assert!(
+            mkfs(FsType::Xfs, "U", &words("-m uuid=x"), Blank::Proven, Path::new("/d")).is_err()
+        );
     }
 }

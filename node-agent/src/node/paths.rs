@@ -17,7 +17,9 @@ impl GivenPath {
     /// Checks the text of a request.
     pub(crate) fn parse(what: &str, text: &str) -> Result<Self> {
         let refuse = |why: &str| {
-            Err(Error::Invalid(format!("{what} {text:?} {why}; expected an absolute path without \"..\"")))
+            Err(Error::Invalid(format!(
+                "{what} {text:?} {why}; expected an absolute path without \"..\""
+            )))
         };
         if text.is_empty() {
             return refuse("is missing");

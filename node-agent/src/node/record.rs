@@ -145,7 +145,9 @@ impl Records {
     pub(crate) async fn forget(&self, operation: &Operation) -> Result<()> {
         let (journal, key) = (self.journal.clone(), operation.volume().clone());
         operation
-            .run("writing the journal", JOURNAL, move || journal.remove(Table::Stages, key.as_str()))
+            .run("writing the journal", JOURNAL, move || {
+                journal.remove(Table::Stages, key.as_str())
+            })
             .await
     }
 

@@ -61,10 +61,9 @@ impl WantedAccess {
     pub(crate) fn to_record(&self) -> Access {
         match self {
             Self::Block => Access::Block,
-            Self::Filesystem { fs_type, flags, .. } => Access::Filesystem {
-                fs_type: fs_type.as_str().to_owned(),
-                flags: flags.clone(),
-            },
+            Self::Filesystem { fs_type, flags, .. } => {
+                Access::Filesystem { fs_type: fs_type.as_str().to_owned(), flags: flags.clone() }
+            }
         }
     }
 }
@@ -78,8 +77,7 @@ pub(crate) fn capability(
     context: &HashMap<String, String>,
 ) -> Result<Capability> {
     let invalid = |text: &str| Error::Invalid(text.to_owned());
-    let given =
-        given.ok_or_else(|| invalid("volume_capability is missing from the request"))?;
+    let given = given.ok_or_else(|| invalid("volume_capability is missing from the request"))?;
     let mode = given.access_mode.as_ref().map_or(Mode::Unknown, |m| m.mode());
     let access_type = given
         .access_type
@@ -88,7 +86,9 @@ pub(crate) fn capability(
     let is_block = matches!(access_type, AccessType::Block(_));
     let mut read_only = match mode {
         Mode::Unknown => return Err(invalid("volume_capability has no access mode")),
-        Mode::SingleNodeWriter | Mode::SingleNodeSingleWriter | Mode::SingleNodeMultiWriter => false,
+        Mode::SingleNodeWriter | Mode::SingleNodeSingleWriter | Mode::SingleNodeMultiWriter => {
+            false
+        }
         Mode::SingleNodeReaderOnly => true,
         Mode::MultiNodeReaderOnly if is_block => true,
         Mode::MultiNodeMultiWriter | Mode::MultiNodeSingleWriter if is_block => false,
@@ -140,8 +140,8 @@ impl StageRequest {
         let invalid = |e: &dyn std::fmt::Display| Error::Invalid(e.to_string());
         let context =
             PublishContext::from_map(&request.publish_context).map_err(|e| invalid(&e))?;
-        let params = VolumeParams::from_volume_context(&request.volume_context)
-            .map_err(|e| invalid(&e))?;
+        let params =
+            VolumeParams::from_volume_context(&request.volume_context).map_err(|e| invalid(&e))?;
         let spec = session_spec(&volume, context, &params);
         Ok(Self { volume, staging, capability, spec, mkfs_options: params.mkfs_options })
     }
@@ -235,7 +235,8 @@ mod tests {
 
     #[test]
     fn each_missing_field_is_named() {
-        let cases: [(&str, fn(&mut NodeStageVolumeRequest)); 5] = [
+        type Spoil = fn(&mut NodeStageVolumeRequest);
+        let cases: [(&str, Spoil); 5] = [
             ("volume_id", |r| r.volume_id.clear()),
             ("staging_target_path", |r| r.staging_target_path.clear()),
             ("volume_capability", |r| r.volume_capability = None),
@@ -275,10 +276,7 @@ mod tests {
         assert!(read(&mount("ntfs", Mode::SingleNodeWriter)).is_err());
         let older = HashMap::from([("fsType".to_owned(), "btrfs".to_owned())]);
         let found = capability(Some(&mount("", Mode::SingleNodeWriter)), &older).unwrap();
-        assert!(matches!(
-            found.access,
-            WantedAccess::Filesystem { fs_type: FsType::Btrfs, .. }
-        ));
+        assert!(matches!(found.access, WantedAccess::Filesystem { fs_type: FsType::Btrfs, .. }));
     }
 
     #[test]

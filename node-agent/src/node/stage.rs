@@ -50,8 +50,10 @@ pub(crate) async fn stage<S: Sessions>(node: &Node<S>, request: StageRequest) ->
     if is_staged(node, &operation, &request, &staging, current.as_ref()).await? {
         return Ok(());
     }
-    let interrupted =
-        known.as_ref().and_then(|r| r.interrupted_format(&request.spec.host_nqn)).map(str::to_owned);
+    let interrupted = known
+        .as_ref()
+        .and_then(|r| r.interrupted_format(&request.spec.host_nqn))
+        .map(str::to_owned);
     let mut record = StageRecord {
         boot_id: node.records.boot_id().to_owned(),
         host_nqn: request.spec.host_nqn.clone(),
@@ -69,7 +71,8 @@ pub(crate) async fn stage<S: Sessions>(node: &Node<S>, request: StageRequest) ->
             node.sessions.set_content(&request.volume, Content::Raw).await?;
         }
         WantedAccess::Filesystem { fs_type, options, .. } => {
-            let stage = Filesystem { node, operation: &operation, attached: &attached, fs_type: *fs_type };
+            let stage =
+                Filesystem { node, operation: &operation, attached: &attached, fs_type: *fs_type };
             stage.bring_up(&request, options, &mut record, interrupted).await?;
         }
     }
@@ -206,7 +209,9 @@ impl<S: Sessions> Filesystem<'_, S> {
         Err(Error::Program {
             program,
             target: device.clone(),
-            output: format!("it reported success, but the device now shows {made:?}; check mkfsOptions"),
+            output: format!(
+                "it reported success, but the device now shows {made:?}; check mkfsOptions"
+            ),
         })
     }
 

@@ -61,17 +61,15 @@ pub(crate) async fn stats<S: Sessions>(
     volume: VolumeId,
     path: &str,
 ) -> Result<NodeGetVolumeStatsResponse> {
-    let missing =
-        || Error::NotFound(format!("volume {volume} is not at {path:?} on this node"));
+    let missing = || Error::NotFound(format!("volume {volume} is not at {path:?} on this node"));
     let view = node.sessions.view(&volume).ok_or_else(missing)?;
     let device = view.device.clone().ok_or_else(missing)?;
     let given = GivenPath::parse("volume_path", path).map_err(|_| missing())?;
     let writable = node.records.peek(volume.as_str()).await?.is_none_or(|r| !r.read_only);
-    let seen = blocking("reading the mount table", LOCAL, move || {
-        see(&given, device.number, writable)
-    })
-    .await?
-    .ok_or_else(missing)?;
+    let seen =
+        blocking("reading the mount table", LOCAL, move || see(&given, device.number, writable))
+            .await?
+            .ok_or_else(missing)?;
     let mut condition = condition(&view);
     let usage = match seen {
         Seen::Block => vec![bytes(device.size_bytes, None)],

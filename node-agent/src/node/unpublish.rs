@@ -46,8 +46,7 @@ pub(crate) async fn unpublish<S: Sessions>(
         .filter_map(|v| v.device.map(|d| d.number))
         .collect();
     let target = path.clone();
-    let cleared =
-        operation.run("unpublishing", UNMOUNT, move || clear(&target, &foreign)).await;
+    let cleared = operation.run("unpublishing", UNMOUNT, move || clear(&target, &foreign)).await;
     if let Err(Error::Kernel { source, .. }) = &cleared
         && source.raw_os_error() == Some(nix::libc::EBUSY)
     {

@@ -51,9 +51,15 @@ pub(crate) async fn unstage<S: Sessions>(
             return Err(busy);
         }
     };
+    // First of all: processes that wait for a volume which is gone for good cannot end, and
+    // would be found as its users below.
+    release_if_fenced(node, &volume).await?;
     let path = operation.run("resolving the staging path", LOCAL, move || given.resolve()).await?;
     let known = node.records.load(&operation).await?;
-    let mut record = known.filter(|r| node.records.is_current(r));
+    // The proof that an unfinished file system is ours outlives this call, and a reboot; it
+    // holds for this attachment only.
+    let unfinished = known.as_ref().is_some_and(|r| matches!(r.step, Step::Formatting { .. }));
+    let record = known.filter(|r| node.records.is_current(r));
     let view = node.sessions.view(&volume);
     let device = view.as_ref().and_then(|v| v.device.as_ref()).map(|d| d.number);
 
@@ -62,26 +68,16 @@ pub(crate) async fn unstage<S: Sessions>(
         let expected = plan.mounted.then(|| path.clone()).flatten();
         busy::expect_unused(device, expected).await?;
     }
-    let unfinished = match record.as_mut() {
-        Some(record) => {
-            let unfinished = matches!(record.step, Step::Formatting { .. });
-            if !unfinished {
-                record.step = Step::Unstaging;
-            }
-            node.records.save(&operation, record).await?;
-            unfinished
-        }
-        None => false,
-    };
+    if let Some(record) = record.filter(|_| !unfinished) {
+        let record = StageRecord { step: Step::Unstaging, ..record };
+        node.records.save(&operation, &record).await?;
+    }
     if plan.mounted
         && let Some(path) = &path
     {
-        release_if_fenced(node, &volume).await?;
         unmount(node, &operation, &volume, path, plan.device).await?;
     }
     detach(node, &volume).await?;
-    // The proof that an unfinished file system is ours is kept; it holds for this
-    // attachment only.
     if !unfinished {
         node.records.forget(&operation).await?;
     }

@@ -194,7 +194,11 @@ pub struct Switches {
     pub export_off_kills: bool,
     #[arg(long, env = "RDS_CSI_EXISTING_FILE", value_enum, default_value = "reuse")]
     pub existing_file: ExistingFile,
-    #[arg(long, env = "RDS_CSI_EXISTING_FILE_TEXT", default_value = "failure: file already exists")]
+    #[arg(
+        long,
+        env = "RDS_CSI_EXISTING_FILE_TEXT",
+        default_value = "failure: file already exists"
+    )]
     pub existing_file_text: String,
     #[arg(long, env = "RDS_CSI_FULL_POOL", value_enum, default_value = "refuse")]
     pub full_pool: FullPool,
@@ -285,7 +289,9 @@ mod tests {
     fn command_line_is_consistent() {
         Serve::command().debug_assert();
         Ctl::command().debug_assert();
-        let parse = |line: &str| Invocation::parse_from(line.split(' ').map(OsString::from).collect()).unwrap();
+        let parse = |line: &str| {
+            Invocation::parse_from(line.split(' ').map(OsString::from).collect()).unwrap()
+        };
         assert!(matches!(parse("rds-sim ctl --state-dir /x list"), Invocation::Ctl(_)));
         let line = "rds-sim --state-dir /x --rest-addr 127.0.0.1:1 --ssh-addr 127.0.0.1:2 --portal 127.0.0.1:3";
         let Invocation::Serve(serve) = parse(line) else { panic!("not serve") };

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, oneshot};
 
+use crate::appliance::core::Appliance;
 use crate::clock;
 use crate::journal::{Record, millis};
-use crate::appliance::core::Appliance;
 use crate::ros::error::Refusal;
 use crate::sim::Sim;
 
@@ -90,7 +90,8 @@ async fn run<T: Send + 'static>(
         Transport::Rest => sim.desk.rest.lock().await,
         Transport::Ssh => sim.desk.ssh.lock().await,
     };
-    let request = format!("{} {} {}", label.verb, label.path, label.item.as_deref().unwrap_or_default());
+    let request =
+        format!("{} {} {}", label.verb, label.path, label.item.as_deref().unwrap_or_default());
     let verdict = sim.faults.judge(request.trim_end());
     tokio::time::sleep(verdict.delay + Duration::from_millis(sim.config.switches.latency_ms)).await;
     if sim.appliance.boots() != boots {
@@ -116,5 +117,9 @@ async fn run<T: Send + 'static>(
         status,
         ms: millis(arrived.elapsed()),
     });
-    if verdict.lose_answer || sim.appliance.boots() != boots { Outcome::Lost } else { Outcome::Done(result) }
+    if verdict.lose_answer || sim.appliance.boots() != boots {
+        Outcome::Lost
+    } else {
+        Outcome::Done(result)
+    }
 }

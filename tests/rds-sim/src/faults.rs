@@ -66,7 +66,9 @@ impl Faults {
                 Action::LoseAnswer => verdict.lose_answer = true,
                 // The first refusal answers; the others keep their count.
                 Action::Reject { .. } if verdict.reject.is_some() => continue,
-                Action::Reject { status, detail } => verdict.reject = Some((*status, detail.clone())),
+                Action::Reject { status, detail } => {
+                    verdict.reject = Some((*status, detail.clone()))
+                }
             }
             rule.times = rule.times.map(|n| n - 1);
         }
@@ -119,7 +121,8 @@ mod tests {
         };
         faults.add(reject(2));
         faults.add(Rule { pattern: String::new(), times: None, action: Action::Delay { ms: 5 } });
-        let judged: Vec<_> = (0..3).map(|_| faults.judge("POST /rest/disk/add").reject.is_some()).collect();
+        let judged: Vec<_> =
+            (0..3).map(|_| faults.judge("POST /rest/disk/add").reject.is_some()).collect();
         assert_eq!(judged, [true, true, false]);
         assert_eq!(faults.judge("GET /rest/file").delay, Duration::from_millis(5));
         assert_eq!(faults.rules().len(), 1);

@@ -52,7 +52,9 @@ impl Journal {
             tracing::warn!("requests.jsonl: {e}");
         }
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(format!("{} {} {}", record.transport, record.verb, record.path)).or_default();
+        let count = counts
+            .entry(format!("{} {} {}", record.transport, record.verb, record.path))
+            .or_default();
         count.requests += 1;
         count.failed += u64::from(record.status >= 400);
         count.total_ms += record.ms;

@@ -13,7 +13,9 @@ async fn main() -> ExitCode {
     // stdout is for `ready` and for the JSON of `ctl`.
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let result = match invocation {
-        Invocation::Ctl(ctl) => rds_sim::control::client::run(ctl).await.map(|value| println!("{value:#}")),
+        Invocation::Ctl(ctl) => {
+            rds_sim::control::client::run(ctl).await.map(|value| println!("{value:#}"))
+        }
         Invocation::Serve(serve) => rds_sim::run::run(*serve).await,
     };
     match result {

@@ -50,7 +50,11 @@ impl Management {
 }
 
 /// Accepts for ever; `connection` serves one, and is dropped when the mode says so.
-pub async fn listen<F, Fut>(listener: TcpListener, mut mode: watch::Receiver<Mode>, connection: F) -> std::io::Result<()>
+pub async fn listen<F, Fut>(
+    listener: TcpListener,
+    mut mode: watch::Receiver<Mode>,
+    connection: F,
+) -> std::io::Result<()>
 where
     F: Fn(TcpStream, SocketAddr) -> Fut,
     Fut: Future<Output = ()> + Send + 'static,

@@ -27,7 +27,8 @@ use crate::target::{Target, fake::Fake, network, nvmet::Nvmet};
 
 /// Serves until SIGTERM or SIGINT, then takes down what it made.
 pub async fn run(config: Serve) -> anyhow::Result<()> {
-    fs::create_dir_all(&config.state_dir).with_context(|| format!("{}", config.state_dir.display()))?;
+    fs::create_dir_all(&config.state_dir)
+        .with_context(|| format!("{}", config.state_dir.display()))?;
     let faults = config.fault.iter().map(|f| parse_fault(f)).collect::<anyhow::Result<Vec<_>>>()?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -60,7 +61,9 @@ pub async fn run(config: Serve) -> anyhow::Result<()> {
     }));
     let ssh_address = ssh_listener.local_addr()?;
     let ssh_server = Arc::new(ssh::server::Server::new(sim.clone(), host_key, authorized));
-    tokio::spawn(listen(ssh_listener, sim.management.watch(), move |stream, _| ssh_server.clone().serve(stream)));
+    tokio::spawn(listen(ssh_listener, sim.management.watch(), move |stream, _| {
+        ssh_server.clone().serve(stream)
+    }));
     tokio::spawn(server::serve(sim.clone(), control_listener));
     let endpoints = serde_json::json!({ "rest": rest_address, "ssh": ssh_address, "ssh_fingerprint": fingerprint, "portal": sim.config.portal });
     fs::write(sim.config.state_dir.join("endpoints.json"), endpoints.to_string())?;
@@ -81,7 +84,9 @@ async fn bind(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))
 }
 
-fn assemble(config: Serve) -> anyhow::Result<(Arc<Sim>, mpsc::UnboundedReceiver<crate::appliance::core::Change>)> {
+fn assemble(
+    config: Serve,
+) -> anyhow::Result<(Arc<Sim>, mpsc::UnboundedReceiver<crate::appliance::core::Change>)> {
     let dir = &config.state_dir;
     let pools = Pools::create(dir, &config.pool, config.switches.allocate)?;
     for path in &config.dir {
@@ -125,7 +130,8 @@ fn password(config: &Serve) -> anyhow::Result<String> {
     if config.password_file.is_none() && !path.exists() {
         write_secret(&path, &hex::encode(rand::random::<[u8; 16]>()))?;
     }
-    let text = fs::read_to_string(&path).with_context(|| format!("password file {}", path.display()))?;
+    let text =
+        fs::read_to_string(&path).with_context(|| format!("password file {}", path.display()))?;
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 

@@ -1,1 +1,85 @@
-fn main() {}
+//! `rds-scenario`: what users would see, on a real kernel, driven through CSI calls only.
+//!
+//! Runs inside a guest (tests/vm), as root, and brings up the whole system there: the
+//! appliance's stand-in in a network namespace of its own, the controller, the agent and
+//! the shim as separate processes. In the order in which a story is told:
+//!
+//! - [`stack`] starts and stops those processes;
+//! - [`csi`] makes the calls that kubelet and the sidecars would make;
+//! - [`writer`] is the pod: it appends checksummed records and reports each one;
+//! - [`faults`] takes the session away;
+//! - [`demo`] and [`refusals`] are the stories; [`report`] tells them.
+
+mod csi;
+mod demo;
+mod faults;
+mod process;
+mod refusals;
+mod report;
+mod stack;
+mod writer;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Fault scenarios for rds-csi, in a guest.
+#[derive(Debug, Parser)]
+#[command(name = "rds-scenario", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// The main job with all faults, then the same without the shield, which must fail.
+    Demo,
+    /// Everything that CI runs: the demo and the refusals, one line a case.
+    Ci,
+    /// Bad input and missing parts: each refused with the right code and a remedy.
+    Refusals,
+    /// The pod of the scenarios: writes records until it is told to stop.
+    #[command(hide = true)]
+    Writer {
+        #[arg(long)]
+        path: PathBuf,
+        #[arg(long)]
+        block: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Command::Writer { path, block } = cli.command {
+        return writer::child(&path, block);
+    }
+    if std::env::var_os("RDS_VM").is_none() {
+        eprintln!(
+            "rds-scenario breaks storage and networks, so it runs only in a guest: \
+             rds-vm run --kernel 6.1 -- rds-scenario demo"
+        );
+        return ExitCode::from(2);
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("rds-scenario: start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let passed = runtime.block_on(async {
+        match cli.command {
+            Command::Demo => demo::run().await,
+            Command::Ci => {
+                let refusals = refusals::run().await;
+                demo::run().await && refusals
+            }
+            Command::Refusals => refusals::run().await,
+            Command::Writer { .. } => false,
+        }
+    });
+    runtime.shutdown_background();
+    if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

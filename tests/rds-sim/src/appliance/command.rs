@@ -20,11 +20,25 @@ pub struct Property {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    Print { menu: Menu, query: Query, proplist: Vec<String> },
-    Add { menu: Menu, properties: Vec<Property> },
+    Print {
+        menu: Menu,
+        query: Query,
+        proplist: Vec<String>,
+    },
+    Add {
+        menu: Menu,
+        properties: Vec<Property>,
+    },
     /// `targets` are ids (`*2A`) or names: slots of disks, names of files.
-    Set { menu: Menu, targets: Vec<String>, properties: Vec<Property> },
-    Remove { menu: Menu, targets: Vec<String> },
+    Set {
+        menu: Menu,
+        targets: Vec<String>,
+        properties: Vec<Property>,
+    },
+    Remove {
+        menu: Menu,
+        targets: Vec<String>,
+    },
     Resource,
     Identity,
 }
@@ -61,7 +75,9 @@ impl Command {
         };
         match self {
             Command::Add { properties, .. } => property(properties),
-            Command::Set { targets, .. } | Command::Remove { targets, .. } => Some(targets.join(",")),
+            Command::Set { targets, .. } | Command::Remove { targets, .. } => {
+                Some(targets.join(","))
+            }
             Command::Print { query, .. } => query.0.iter().find_map(|w| match w {
                 crate::ros::query::Word::Equal(n, v) if n != "type" => Some(v.clone()),
                 _ => None,

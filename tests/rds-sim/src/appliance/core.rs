@@ -41,25 +41,25 @@ pub struct Live {
 }
 
 #[derive(Debug)]
-struct Entry {
-    disk: Disk,
+pub(super) struct Entry {
+    pub(super) disk: Disk,
     /// When the block device appears; `None`: never.
-    visible_at: Option<Instant>,
-    toggles: u64,
+    pub(super) visible_at: Option<Instant>,
+    pub(super) toggles: u64,
 }
 
 #[derive(Debug)]
-struct Inner {
-    next_id: u32,
-    disks: BTreeMap<ItemId, Entry>,
-    live: BTreeMap<ItemId, Live>,
-    identities: BTreeMap<String, Identity>,
-    file_ids: HashMap<String, ItemId>,
-    powered: bool,
+pub(super) struct Inner {
+    pub(super) next_id: u32,
+    pub(super) disks: BTreeMap<ItemId, Entry>,
+    pub(super) live: BTreeMap<ItemId, Live>,
+    pub(super) identities: BTreeMap<String, Identity>,
+    pub(super) file_ids: HashMap<String, ItemId>,
+    pub(super) powered: bool,
     /// While booting: the disks whose exports are back already.
-    released: Option<HashSet<ItemId>>,
-    booted: Instant,
-    boots: u64,
+    pub(super) released: Option<HashSet<ItemId>>,
+    pub(super) booted: Instant,
+    pub(super) boots: u64,
 }
 
 #[derive(Debug)]
@@ -110,12 +110,12 @@ impl Appliance {
         Ok(appliance)
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner> {
+    pub(super) fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads the saved disks again, as a boot does.
-    fn reload(&self, renumber: bool) -> io::Result<()> {
+    pub(super) fn reload(&self, renumber: bool) -> io::Result<()> {
         let saved = self.store.load()?;
         let mut inner = self.inner();
         inner.next_id = saved.next_id.max(FIRST_DISK_ID);
@@ -136,14 +136,16 @@ impl Appliance {
         Ok(())
     }
 
-    fn save(&self, inner: &Inner) -> Result<(), Refusal> {
+    pub(super) fn save(&self, inner: &Inner) -> Result<(), Refusal> {
         let saved = Saved {
             version: 1,
             next_id: inner.next_id,
             disks: inner.disks.values().map(|e| e.disk.clone()).collect(),
             identities: inner.identities.clone(),
         };
-        self.store.save(&saved).map_err(|e| Refusal::Guess(format!("failure: cannot write state.json: {e}")))
+        self.store
+            .save(&saved)
+            .map_err(|e| Refusal::Guess(format!("failure: cannot write state.json: {e}")))
     }
 
     pub fn execute(&self, command: &Command) -> Result<Reply, Refusal> {
@@ -153,7 +155,11 @@ impl Appliance {
                     Menu::Disk => self.disks(),
                     Menu::File => self.files(),
                 };
-                let items = items.iter().filter(|i| query.matches(i)).map(|i| i.project(proplist)).collect();
+                let items = items
+                    .iter()
+                    .filter(|i| query.matches(i))
+                    .map(|i| i.project(proplist))
+                    .collect();
                 Ok(Reply::Items(items))
             }
             Command::Resource => Ok(Reply::One(self.resource())),
@@ -163,11 +169,17 @@ impl Appliance {
                 Ok(Reply::One(item))
             }
             Command::Add { menu: Menu::Disk, properties } => self.change(|| self.add(properties)),
-            Command::Set { menu: Menu::Disk, targets, properties } => self.change(|| self.set(targets, properties)),
+            Command::Set { menu: Menu::Disk, targets, properties } => {
+                self.change(|| self.set(targets, properties))
+            }
             Command::Remove { menu: Menu::Disk, targets } => self.change(|| self.remove(targets)),
-            Command::Remove { menu: Menu::File, targets } => self.change(|| self.remove_files(targets)),
+            Command::Remove { menu: Menu::File, targets } => {
+                self.change(|| self.remove_files(targets))
+            }
             // Not known well enough to imitate.
-            Command::Add { menu: Menu::File, .. } | Command::Set { menu: Menu::File, .. } => Err(Refusal::NoSuchCommand),
+            Command::Add { menu: Menu::File, .. } | Command::Set { menu: Menu::File, .. } => {
+                Err(Refusal::NoSuchCommand)
+            }
         }
     }
 
@@ -224,7 +236,10 @@ impl Appliance {
             return Err(Refusal::InvalidValue("type".into()));
         }
         if disk.slot.is_empty() {
-            disk.slot = (1..).map(|n| format!("file{n}")).find(|s| !self.taken(&inner, s, None)).unwrap_or_default();
+            disk.slot = (1..)
+                .map(|n| format!("file{n}"))
+                .find(|s| !self.taken(&inner, s, None))
+                .unwrap_or_default();
         }
         if self.taken(&inner, &disk.slot, None) {
             return Err(Refusal::Duplicate);
@@ -236,7 +251,10 @@ impl Appliance {
         let after = Duration::from_millis(self.switches.create_delay_ms);
         let id = disk.id;
         let wanted = disk.nvme_tcp_export;
-        inner.disks.insert(id, Entry { disk, visible_at: visible.then(|| Instant::now() + after), toggles: 0 });
+        inner.disks.insert(
+            id,
+            Entry { disk, visible_at: visible.then(|| Instant::now() + after), toggles: 0 },
+        );
         self.save(&inner)?;
         if wanted && visible {
             self.notify(id, after + Duration::from_millis(self.switches.export_delay_ms));
@@ -265,10 +283,10 @@ impl Appliance {
         if size == 0 {
             return Err(Refusal::InvalidValue("file-size".into()));
         }
-        if let Some(parent) = host.parent().filter(|p| !p.is_dir()) {
-            if !self.switches.create_parents || std::fs::create_dir_all(parent).is_err() {
-                return Err(bad_path());
-            }
+        let missing = host.parent().filter(|p| !p.is_dir());
+        let made = |dir| self.switches.create_parents && std::fs::create_dir_all(dir).is_ok();
+        if missing.is_some_and(|dir| !made(dir)) {
+            return Err(bad_path());
         }
         disk.file_size = Some(size);
         match self.pools.allocate(pool, &host, size) {
@@ -305,7 +323,9 @@ impl Appliance {
     }
 
     fn resize(&self, disk: &Disk, before: Option<u64>) -> Result<(), Refusal> {
-        let (Some(size), Some((pool, host))) = (disk.file_size, self.pools.resolve(&disk.file_path)) else {
+        let (Some(size), Some((pool, host))) =
+            (disk.file_size, self.pools.resolve(&disk.file_path))
+        else {
             return Err(Refusal::CannotDo);
         };
         if size < before.unwrap_or(0) && !self.switches.allow_shrink {
@@ -325,7 +345,8 @@ impl Appliance {
         if on(&disk) {
             // A disk that is still being made is exported after that.
             let visible = inner.disks.get(&id).and_then(|e| e.visible_at);
-            let pending = visible.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
+            let pending =
+                visible.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
             after = pending + Duration::from_millis(self.switches.export_delay_ms);
         }
         if let Some(entry) = inner.disks.get_mut(&id) {
@@ -360,7 +381,9 @@ impl Appliance {
         let inner = self.inner();
         let pools = self.pools.pools();
         let one = |target: &String| {
-            let pool = (1..).zip(pools).find(|(n, p)| p.name == *target || ItemId(*n).to_string() == *target);
+            let pool = (1..)
+                .zip(pools)
+                .find(|(n, p)| p.name == *target || ItemId(*n).to_string() == *target);
             let disk = || match ItemId::parse(target) {
                 Some(id) => inner.disks.contains_key(&id).then_some(id),
                 None => inner.disks.values().find(|e| e.disk.slot == *target).map(|e| e.disk.id),
@@ -373,154 +396,9 @@ impl Appliance {
         targets.iter().map(one).collect()
     }
 
-    fn files(&self) -> Vec<Item> {
-        let mut inner = self.inner();
-        let mut items = Vec::new();
-        for entry in self.pools.entries() {
-            let next = ItemId(u32::try_from(inner.file_ids.len()).unwrap_or(u32::MAX).saturating_add(1));
-            let id = *inner.file_ids.entry(entry.name.clone()).or_insert(next);
-            let mut item = Item::default();
-            item.word(".id", id.to_string());
-            item.text("name", entry.name);
-            item.text("type", entry.kind);
-            if let Some(size) = entry.size {
-                item.push("size", Value::Size(size));
-            }
-            item.text("last-modified", crate::clock::date_time(entry.modified));
-            items.push(item);
-        }
-        items
-    }
-
-    fn remove_files(&self, targets: &[String]) -> Result<Reply, Refusal> {
-        let files = self.files();
-        let text = |i: &Item, n: &str| i.get(n).map(Value::rest).unwrap_or_default();
-        let mut names = Vec::new();
-        for target in targets {
-            let found = files.iter().find(|i| text(i, ".id") == *target || text(i, "name") == *target);
-            names.push(found.map(|i| text(i, "name")).ok_or(Refusal::NoSuchItem)?);
-        }
-        if names.is_empty() {
-            return Err(Refusal::NoSuchItem);
-        }
-        for name in names {
-            let (_, host) = self.pools.resolve(&name).ok_or(Refusal::NoSuchItem)?;
-            // Also when it is in use: an export keeps the open file, and nothing else does. What happens
-            // to a directory that is not empty is not known; here it stays.
-            let done = if host.is_dir() { std::fs::remove_dir(&host) } else { std::fs::remove_file(&host) };
-            done.map_err(|_| Refusal::CannotDo)?;
-        }
-        Ok(Reply::Done)
-    }
-
     fn notify(&self, id: ItemId, after: Duration) {
         // Fails only when the exporter is gone, at shutdown.
         let _ = self.changes.send(Change { id, after });
-    }
-}
-
-/// What the exporter and the reboot need.
-impl Appliance {
-    /// The export that should be up for this disk now, and its toggle count.
-    pub fn wanted(&self, id: ItemId) -> Option<(Spec, u64, u64)> {
-        let inner = self.inner();
-        let entry = inner.disks.get(&id)?;
-        let held = inner.released.as_ref().is_some_and(|r| !r.contains(&id));
-        let created = entry.visible_at.is_some_and(|at| at <= Instant::now());
-        let disk = &entry.disk;
-        if !inner.powered || held || !created || !disk.nvme_tcp_export || disk.disabled {
-            return None;
-        }
-        let (_, file) = self.pools.resolve(&disk.file_path)?;
-        let spec = Spec { nqn: disk.nqn(), port: disk.server_port, file, hosts: self.hosts(&disk.allow_host_name) };
-        Some((spec, entry.toggles, disk.file_size.unwrap_or(0)))
-    }
-
-    fn hosts(&self, allow: &str) -> Hosts {
-        match allow {
-            "" => Hosts::Any,
-            list if self.switches.allow_host_list => {
-                Hosts::Only(list.split(',').map(|h| h.trim().to_owned()).filter(|h| !h.is_empty()).collect())
-            }
-            one => Hosts::Only(vec![one.to_owned()]),
-        }
-    }
-
-    pub fn live(&self) -> BTreeMap<ItemId, Live> {
-        self.inner().live.clone()
-    }
-
-    pub fn set_live(&self, id: ItemId, live: Option<Live>) {
-        let mut inner = self.inner();
-        match live {
-            Some(live) => inner.live.insert(id, live),
-            None => inner.live.remove(&id),
-        };
-    }
-
-    /// For `--identity fixed`: remembers the first identity that the kernel invented.
-    pub fn identity(&self, nqn: &str, invented: Option<&Identity>) -> Option<Identity> {
-        let mut inner = self.inner();
-        if let (Some(identity), None) = (invented, inner.identities.get(nqn)) {
-            inner.identities.insert(nqn.to_owned(), identity.clone());
-            if let Err(e) = self.save(&inner) {
-                tracing::error!("{e}");
-            }
-        }
-        inner.identities.get(nqn).cloned()
-    }
-
-    /// All disks in slot order of their ids, with what was configured.
-    pub fn configured(&self) -> Vec<Disk> {
-        self.inner().disks.values().map(|e| e.disk.clone()).collect()
-    }
-
-    pub fn id_of(&self, slot: &str) -> Option<ItemId> {
-        self.inner().disks.values().find(|e| e.disk.slot == slot).map(|e| e.disk.id)
-    }
-
-    /// Counts boots, so that a request from before a reboot is never answered after it.
-    pub fn boots(&self) -> u64 {
-        self.inner().boots
-    }
-
-    /// Whether a disk that is switched off keeps its live controllers (`--export-off-kills false`).
-    pub fn parks(&self, id: ItemId) -> bool {
-        let inner = self.inner();
-        !self.switches.export_off_kills && inner.powered && inner.disks.contains_key(&id)
-    }
-
-    pub fn power_off(&self) {
-        let mut inner = self.inner();
-        inner.powered = false;
-        inner.boots += 1;
-    }
-
-    /// Power is back; disks are restored, and each export waits for its release.
-    pub fn boot(&self) -> io::Result<()> {
-        self.reload(self.switches.ids_after_reboot == IdsAfterReboot::Renumber)?;
-        let mut inner = self.inner();
-        inner.powered = true;
-        inner.released = Some(HashSet::new());
-        Ok(())
-    }
-
-    pub fn release(&self, id: ItemId) {
-        if let Some(released) = &mut self.inner().released {
-            released.insert(id);
-        }
-    }
-
-    pub fn release_all(&self) {
-        self.inner().released = None;
-    }
-
-    /// Host path and exact size of a disk's image.
-    pub fn image(&self, id: ItemId) -> Option<(PathBuf, u64)> {
-        let inner = self.inner();
-        let disk = &inner.disks.get(&id)?.disk;
-        let (_, host) = self.pools.resolve(&disk.file_path)?;
-        Some((host, disk.file_size?))
     }
 }
 

@@ -29,7 +29,11 @@ pub struct Exports {
 
 impl Exports {
     pub fn new(appliance: Arc<Appliance>, target: Box<dyn Target>) -> Exports {
-        Exports { appliance, target: Arc::new(Mutex::new(target)), portal_held: AtomicBool::new(false) }
+        Exports {
+            appliance,
+            target: Arc::new(Mutex::new(target)),
+            portal_held: AtomicBool::new(false),
+        }
     }
 
     /// Settles each change once its time has come. Ends with the appliance.
@@ -79,7 +83,9 @@ impl Exports {
         match tokio::time::timeout(DEADLINE, task).await {
             Ok(Ok(result)) => result,
             Ok(Err(e)) => Err(TargetError::Other(format!("target task: {e}"))),
-            Err(_) => Err(TargetError::Other(format!("the target is stuck for {} s", DEADLINE.as_secs()))),
+            Err(_) => {
+                Err(TargetError::Other(format!("the target is stuck for {} s", DEADLINE.as_secs())))
+            }
         }
     }
 
@@ -136,7 +142,9 @@ fn settle(appliance: &Appliance, target: &mut dyn Target, id: ItemId) -> Result<
             Ok(())
         }
         (Some(mut live), Some((spec, toggles, _))) => {
-            let same = live.spec.nqn == spec.nqn && live.spec.port == spec.port && live.spec.file == spec.file;
+            let same = live.spec.nqn == spec.nqn
+                && live.spec.port == spec.port
+                && live.spec.file == spec.file;
             let kept = live.toggles == toggles || appliance.parks(id);
             if !same || !kept {
                 target.unexport(&live.spec.nqn)?;
@@ -158,7 +166,12 @@ fn settle(appliance: &Appliance, target: &mut dyn Target, id: ItemId) -> Result<
             if fixed {
                 appliance.identity(&spec.nqn, Some(&identity));
             }
-            tracing::info!(nqn = spec.nqn, serial = identity.serial, uuid = identity.uuid, "export on");
+            tracing::info!(
+                nqn = spec.nqn,
+                serial = identity.serial,
+                uuid = identity.uuid,
+                "export on"
+            );
             appliance.set_live(id, Some(Live { spec, identity, size, toggles, parked: false }));
             Ok(())
         }
@@ -166,7 +179,12 @@ fn settle(appliance: &Appliance, target: &mut dyn Target, id: ItemId) -> Result<
 }
 
 /// A removed disk's export may still be on its way down when the next disk of that name comes up.
-fn evict(appliance: &Appliance, target: &mut dyn Target, id: ItemId, nqn: &str) -> Result<(), TargetError> {
+fn evict(
+    appliance: &Appliance,
+    target: &mut dyn Target,
+    id: ItemId,
+    nqn: &str,
+) -> Result<(), TargetError> {
     for (other, live) in appliance.live() {
         if other != id && live.spec.nqn == nqn {
             if appliance.wanted(other).is_some() {

@@ -47,7 +47,11 @@ impl Pools {
             let dir = state_dir.join("pools").join(&spec.name);
             fs::create_dir_all(&dir)?;
             // configfs keeps the path as text: it must not depend on the working directory.
-            pools.push(Pool { name: spec.name.clone(), bytes: spec.bytes, dir: dir.canonicalize()? });
+            pools.push(Pool {
+                name: spec.name.clone(),
+                bytes: spec.bytes,
+                dir: dir.canonicalize()?,
+            });
         }
         Ok(Pools { pools, allocate })
     }
@@ -104,7 +108,8 @@ impl Pools {
     }
 
     fn fill(&self, host: &Path, size: u64, before: u64) -> io::Result<()> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(host)?;
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(host)?;
         if size < before || self.allocate == Allocate::Sparse {
             return file.set_len(size);
         }
@@ -130,7 +135,7 @@ impl Pools {
                 out.push(Entry {
                     name: format!("{}/{}", pool.name, below.display()),
                     kind: kind(path, meta),
-                    size: meta.is_file().then(|| meta.len()),
+                    size: meta.is_file().then_some(meta.len()),
                     modified: meta.modified().unwrap_or(SystemTime::UNIX_EPOCH),
                 });
             });
@@ -144,7 +149,8 @@ fn allocate_range(file: &File, offset: u64, len: u64) -> io::Result<()> {
         return Ok(());
     }
     let too_big = |_| io::Error::from_raw_os_error(libc::EFBIG);
-    let (offset, len) = (i64::try_from(offset).map_err(too_big)?, i64::try_from(len).map_err(too_big)?);
+    let (offset, len) =
+        (i64::try_from(offset).map_err(too_big)?, i64::try_from(len).map_err(too_big)?);
     fallocate(file, FallocateFlags::empty(), offset, len).map_err(io::Error::from)
 }
 
@@ -203,7 +209,10 @@ mod tests {
             let (_, other) = pools.resolve("/raid10/b.img").unwrap();
             assert!(matches!(pools.allocate(pool, &other, 400 << 10), Err(AllocError::Full)));
             assert!(!other.exists());
-            assert_eq!(pools.entries().iter().map(|e| e.name.as_str()).collect::<Vec<_>>(), ["raid10", "raid10/a.img"]);
+            assert_eq!(
+                pools.entries().iter().map(|e| e.name.as_str()).collect::<Vec<_>>(),
+                ["raid10", "raid10/a.img"]
+            );
             fs::remove_file(&host).unwrap();
         }
     }

@@ -50,7 +50,9 @@ pub async fn run(sim: Arc<Sim>, plan: Plan) -> Result<(), TargetError> {
     }
     let management = tokio::spawn(bring_up_management(sim.clone()));
     tokio::time::sleep(plan.export_delay).await;
-    for (n, disk) in sim.appliance.configured().into_iter().filter(|d| d.nvme_tcp_export).enumerate() {
+    for (n, disk) in
+        sim.appliance.configured().into_iter().filter(|d| d.nvme_tcp_export).enumerate()
+    {
         if n > 0 {
             tokio::time::sleep(plan.stagger).await;
         }

@@ -226,7 +226,8 @@ impl Parser {
     }
 
     fn arguments(&mut self, place: Place, verb: Verb) -> Parsed<Statement> {
-        let mut call = Call { place, verb, named: Vec::new(), positional: Vec::new(), conditions: Vec::new() };
+        let mut call =
+            Call { place, verb, named: Vec::new(), positional: Vec::new(), conditions: Vec::new() };
         let mut conditions = verb == Verb::Find;
         loop {
             self.blanks();
@@ -312,7 +313,8 @@ impl Parser {
                     return Ok(Value::Text(pieces));
                 }
                 Some('\\') => {
-                    let (c, used) = unescape(&self.chars[self.at + 1..]).ok_or_else(|| self.syntax())?;
+                    let (c, used) =
+                        unescape(&self.chars[self.at + 1..]).ok_or_else(|| self.syntax())?;
                     literal.push(c);
                     self.at += 1 + used;
                 }
@@ -381,7 +383,9 @@ mod tests {
     fn the_wrapper_of_the_driver() {
         let text = r#":onerror e in={ /disk add type=file slot="a" file-path=/raid10/a.img file-size=10G; :put "S OK" } do={ :put "S ERR $e" }"#;
         let statements = parse(text).unwrap();
-        let [Statement::OnError { variable, body, handler }] = statements.as_slice() else { panic!("{statements:?}") };
+        let [Statement::OnError { variable, body, handler }] = statements.as_slice() else {
+            panic!("{statements:?}")
+        };
         assert_eq!((variable.as_str(), body.len(), handler.len()), ("e", 2, 1));
         let json = r#":put [:serialize to=json options=json.no-string-conversion value=[/disk/print detail as-value where slot="x"]]"#;
         assert!(matches!(parse(json).unwrap().as_slice(), [Statement::Put(Value::Result(_))]));
@@ -389,12 +393,20 @@ mod tests {
 
     #[test]
     fn places_and_verbs() {
-        for text in ["/disk print", "/disk/print", "/system/resource/print", "/system resource print", "/file/remove \"a/b.img\""] {
+        for text in [
+            "/disk print",
+            "/disk/print",
+            "/system/resource/print",
+            "/system resource print",
+            "/file/remove \"a/b.img\"",
+        ] {
             assert_eq!(parse(text).map(|s| s.len()), Ok(1), "{text}");
         }
         let find = parse(r#"/disk remove [find slot="x"]"#).unwrap();
         let [Statement::Call(call)] = find.as_slice() else { panic!("{find:?}") };
-        assert!(matches!(&call.positional[..], [Value::Result(s)] if matches!(&**s, Statement::Call(c) if c.verb == Verb::Find && c.conditions.len() == 1)));
+        assert!(
+            matches!(&call.positional[..], [Value::Result(s)] if matches!(&**s, Statement::Call(c) if c.verb == Verb::Find && c.conditions.len() == 1))
+        );
     }
 
     #[test]

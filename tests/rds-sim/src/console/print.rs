@@ -21,7 +21,11 @@ pub fn items(menu: Menu, items: &[Item], width: usize) -> String {
 
 fn row(out: &mut String, n: usize, item: &Item, width: usize) {
     let set = |name| item.get(name) == Some(&Value::Flag(true));
-    let flags = format!("{}{}", if set("block-device") { "B" } else { " " }, if set("nvme-tcp-export") { "t" } else { " " });
+    let flags = format!(
+        "{}{}",
+        if set("block-device") { "B" } else { " " },
+        if set("nvme-tcp-export") { "t" } else { " " }
+    );
     let mut line = format!("{n:>2} {flags} ");
     if let Some(Value::Text(comment)) = item.get("comment") {
         out.push_str(&format!("{line};;; {comment}\r\n"));
@@ -37,7 +41,8 @@ fn row(out: &mut String, n: usize, item: &Item, width: usize) {
         }
         // A token that is too long breaks in its middle.
         while INDENT.len() + token.chars().count() > width.max(INDENT.len() + 10) {
-            let head: String = token.chars().take(width.max(INDENT.len() + 10) - INDENT.len()).collect();
+            let head: String =
+                token.chars().take(width.max(INDENT.len() + 10) - INDENT.len()).collect();
             token = token.chars().skip(head.chars().count()).collect();
             out.push_str(&format!("{line}{head}\r\n"));
             line = INDENT.into();

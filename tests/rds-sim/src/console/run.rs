@@ -145,7 +145,8 @@ impl Run<'_> {
             Outcome::Text(text) => text,
             Outcome::Ids(ids) => ids.join(";"),
             Outcome::Items(items) => {
-                let pairs = items.iter().flat_map(|i| i.0.iter().map(|(n, v)| format!("{n}={}", v.rest())));
+                let pairs =
+                    items.iter().flat_map(|i| i.0.iter().map(|(n, v)| format!("{n}={}", v.rest())));
                 pairs.collect::<Vec<_>>().join(";")
             }
         })
@@ -182,7 +183,9 @@ impl Run<'_> {
             }
         };
         match (call.verb, reply) {
-            (Verb::Find, Reply::Items(items)) => Ok(Outcome::Ids(items.iter().map(|i| field(i, ".id")).collect())),
+            (Verb::Find, Reply::Items(items)) => {
+                Ok(Outcome::Ids(items.iter().map(|i| field(i, ".id")).collect()))
+            }
             (Verb::Get, Reply::One(item)) => match call.positional.first() {
                 Some(name) => Ok(Outcome::Text(field(&item, &self.text(name)?))),
                 None => Ok(Outcome::Items(vec![item])),
@@ -229,7 +232,9 @@ impl Run<'_> {
     }
 
     fn get(&mut self, call: &Call, menu: Menu) -> Result<Outcome, Raised> {
-        let Some(target) = call.positional.first() else { return Err(Raised("no such item".into())) };
+        let Some(target) = call.positional.first() else {
+            return Err(Raised("no such item".into()));
+        };
         let target = match self.value(target)? {
             Outcome::Ids(mut ids) if ids.len() == 1 => ids.remove(0),
             Outcome::Text(text) => text,
@@ -255,7 +260,11 @@ impl Run<'_> {
 
     fn execute(&self, call: &Call, command: &Command) -> Result<Reply, Raised> {
         (self.console.execute)(command).map_err(|refusal| {
-            let place = if self.console.context { format!(" ({}; line 1)", call_path(call)) } else { String::new() };
+            let place = if self.console.context {
+                format!(" ({}; line 1)", call_path(call))
+            } else {
+                String::new()
+            };
             Raised(format!("{refusal}{place}"))
         })
     }
@@ -263,7 +272,11 @@ impl Run<'_> {
     fn properties(&mut self, call: &Call) -> Result<Vec<Property>, Raised> {
         let mut out = Vec::new();
         for (name, value) in call.named.iter().filter(|(n, _)| n != "numbers" && n != ".id") {
-            out.push(Property { name: name.clone(), value: self.text(value)?, origin: Origin::Text });
+            out.push(Property {
+                name: name.clone(),
+                value: self.text(value)?,
+                origin: Origin::Text,
+            });
         }
         Ok(out)
     }
@@ -320,14 +333,20 @@ mod tests {
         let seen = RefCell::new(Vec::new());
         let execute = |c: &Command| {
             seen.borrow_mut().push(c.clone());
-            reply.clone()
+            if matches!(c, Command::Remove { .. }) && reply.is_ok() {
+                Ok(Reply::Done)
+            } else {
+                reply.clone()
+            }
         };
-        let console = Console { execute: &execute, json: SshJson::Typed, width: 80, context: false };
+        let console =
+            Console { execute: &execute, json: SshJson::Typed, width: 80, context: false };
         let out = run(&console, &parse(script).unwrap());
         (out, seen.into_inner())
     }
 
-    const WRAPPED: &str = r#":onerror e in={ /disk remove [find slot="x"]; :put "S OK" } do={ :put "S ERR $e" }"#;
+    const WRAPPED: &str =
+        r#":onerror e in={ /disk remove [find slot="x"]; :put "S OK" } do={ :put "S ERR $e" }"#;
 
     fn item() -> Item {
         let mut item = Item::default();
@@ -342,7 +361,10 @@ mod tests {
         let (out, seen) = shell(WRAPPED, Ok(Reply::Items(vec![item()])));
         assert_eq!(out, "S OK\r\n");
         assert_eq!(seen[1], Command::Remove { menu: Menu::Disk, targets: vec!["*2A".into()] });
-        assert_eq!(shell(WRAPPED, Err(Refusal::Duplicate)).0, "S ERR failure: already have such entry\r\n");
+        assert_eq!(
+            shell(WRAPPED, Err(Refusal::Duplicate)).0,
+            "S ERR failure: already have such entry\r\n"
+        );
         assert_eq!(shell("/disk remove x", Err(Refusal::NoSuchItem)).0, "no such item\r\n");
     }
 

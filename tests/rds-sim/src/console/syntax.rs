@@ -5,7 +5,11 @@ use crate::appliance::command::Menu;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Statement {
     /// `:onerror e in={ ... } do={ ... }`
-    OnError { variable: String, body: Vec<Statement>, handler: Vec<Statement> },
+    OnError {
+        variable: String,
+        body: Vec<Statement>,
+        handler: Vec<Statement>,
+    },
     Put(Value),
     /// `:serialize to=json value=...`
     Serialize(Value),

@@ -12,8 +12,11 @@ use crate::config::Ctl;
 /// Sends the command; an error is what the simulator said, or why it could not be asked.
 pub async fn run(ctl: Ctl) -> anyhow::Result<Value> {
     let path = ctl.control_addr.unwrap_or_else(|| ctl.state_dir.join("control.sock"));
-    let stream = UnixStream::connect(&path).await.with_context(|| format!("no rds-sim at {}", path.display()))?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let stream = UnixStream::connect(&path)
+        .await
+        .with_context(|| format!("no rds-sim at {}", path.display()))?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let connection = tokio::spawn(connection);
     let request = Request::post("/")
         .header(header::HOST, "rds-sim")

@@ -39,7 +39,11 @@ pub async fn perform(sim: &Arc<Sim>, command: ControlCommand) -> Result<Value, F
             return Ok(json!({ "total": total, "requests": counts }));
         }
         ControlCommand::Reject { pattern, times, status, detail } => {
-            sim.faults.add(Rule { pattern, times: Some(times), action: Action::Reject { status, detail } });
+            sim.faults.add(Rule {
+                pattern,
+                times: Some(times),
+                action: Action::Reject { status, detail },
+            });
         }
         ControlCommand::Delay { ms, pattern, times } => {
             sim.faults.add(Rule { pattern, times, action: Action::Delay { ms } });
@@ -60,7 +64,9 @@ pub async fn perform(sim: &Arc<Sim>, command: ControlCommand) -> Result<Value, F
             };
             management(sim, mode, duration.map(seconds).transpose()?);
         }
-        ControlCommand::HangMgmt { seconds: duration } => management(sim, Mode::Hang, Some(seconds(duration)?)),
+        ControlCommand::HangMgmt { seconds: duration } => {
+            management(sim, Mode::Hang, Some(seconds(duration)?))
+        }
         ControlCommand::Reboot { down, export_delay, stagger, portal_first, silent, wait } => {
             let plan = Plan {
                 down: seconds(down)?,
@@ -69,7 +75,8 @@ pub async fn perform(sim: &Arc<Sim>, command: ControlCommand) -> Result<Value, F
                 portal_first,
                 silent,
             };
-            let running = sim.rebooting.clone().try_lock_owned().map_err(|_| "a reboot is under way")?;
+            let running =
+                sim.rebooting.clone().try_lock_owned().map_err(|_| "a reboot is under way")?;
             let task_sim = sim.clone();
             let task = tokio::spawn(async move {
                 let _running = running;
@@ -108,8 +115,12 @@ pub async fn perform(sim: &Arc<Sim>, command: ControlCommand) -> Result<Value, F
             }
         }
         ControlCommand::Heal => network::heal(sim.config.portal).await.map_err(text)?,
-        ControlCommand::ResetConnections => network::reset_connections(sim.config.portal).await.map_err(text)?,
-        ControlCommand::Portal { mode } => sim.exports.hold_portal(mode == Portal::Open).await.map_err(text)?,
+        ControlCommand::ResetConnections => {
+            network::reset_connections(sim.config.portal).await.map_err(text)?
+        }
+        ControlCommand::Portal { mode } => {
+            sim.exports.hold_portal(mode == Portal::Open).await.map_err(text)?
+        }
         ControlCommand::Grow { slot, bytes } => {
             set(sim, &slot, "file-size", &bytes.to_string()).await?;
             return one(sim, &slot).await;

@@ -29,7 +29,10 @@ pub async fn serve(sim: Arc<Sim>, listener: UnixListener) -> io::Result<()> {
     axum::serve(listener, router).await
 }
 
-async fn answer(State(sim): State<Arc<Sim>>, Json(command): Json<ControlCommand>) -> (StatusCode, Json<Value>) {
+async fn answer(
+    State(sim): State<Arc<Sim>>,
+    Json(command): Json<ControlCommand>,
+) -> (StatusCode, Json<Value>) {
     // In a task of its own: a caller that goes away does not leave an export half toggled.
     match tokio::spawn(async move { perform(&sim, command).await }).await {
         Ok(Ok(value)) => (StatusCode::OK, Json(value)),

@@ -35,7 +35,9 @@ pub fn reply(result: Result<Reply, Refusal>, shape: Shape) -> Answer {
         (Ok(Reply::Done), Shape::Deleted) => (204, None),
         (Ok(Reply::Done), Shape::Patched) => (200, Some(json!({}))),
         (Ok(Reply::Done), _) => (200, Some(json!([]))),
-        (Err(Refusal::NoSuchItem), Shape::Created | Shape::Patched | Shape::Deleted) => error(404, None),
+        (Err(Refusal::NoSuchItem), Shape::Created | Shape::Patched | Shape::Deleted) => {
+            error(404, None)
+        }
         (Err(e), Shape::Created | Shape::Patched | Shape::Deleted) => error(e.status(), None),
         (Err(e), _) => error(e.status(), Some(e.to_string())),
     }
@@ -52,7 +54,10 @@ pub fn malformed(m: Malformed) -> Answer {
 }
 
 pub fn error(status: u16, detail: Option<String>) -> Answer {
-    let message = axum::http::StatusCode::from_u16(status).ok().and_then(|s| s.canonical_reason()).unwrap_or("Error");
+    let message = axum::http::StatusCode::from_u16(status)
+        .ok()
+        .and_then(|s| s.canonical_reason())
+        .unwrap_or("Error");
     let mut body = json!({ "error": status, "message": message });
     if let Some(detail) = detail {
         body["detail"] = Value::String(detail);
@@ -70,7 +75,10 @@ mod tests {
         let (status, body) = reply(refused(), Shape::Posted);
         let detail = json!({"error":400,"message":"Bad Request","detail":"failure: already have such entry"});
         assert_eq!((status, body), (400, Some(detail)));
-        assert_eq!(reply(refused(), Shape::Created).1, Some(json!({"error":400,"message":"Bad Request"})));
+        assert_eq!(
+            reply(refused(), Shape::Created).1,
+            Some(json!({"error":400,"message":"Bad Request"}))
+        );
         assert_eq!(reply(Ok(Reply::Items(vec![])), Shape::Single).0, 404);
         assert_eq!(reply(Ok(Reply::Items(vec![])), Shape::List), (200, Some(json!([]))));
         assert_eq!(error(401, None).1, Some(json!({"error":401,"message":"Unauthorized"})));

@@ -62,12 +62,16 @@ pub fn parse(parts: Parts<'_>) -> Result<(Command, Shape), Malformed> {
             Ok((Command::Print { menu, query, proplist }, Shape::Single))
         }
         ("POST", [verb]) => post(menu, verb, object(parts)?),
-        ("PUT", []) => Ok((Command::Add { menu, properties: properties(object(parts)?)? }, Shape::Created)),
+        ("PUT", []) => {
+            Ok((Command::Add { menu, properties: properties(object(parts)?)? }, Shape::Created))
+        }
         ("PATCH", [_, ..]) => {
             let properties = properties(object(parts)?)?;
             Ok((Command::Set { menu, targets: vec![target], properties }, Shape::Patched))
         }
-        ("DELETE", [_, ..]) => Ok((Command::Remove { menu, targets: vec![target] }, Shape::Deleted)),
+        ("DELETE", [_, ..]) => {
+            Ok((Command::Remove { menu, targets: vec![target] }, Shape::Deleted))
+        }
         _ => Err(Malformed::MethodNotAllowed),
     }
 }
@@ -85,7 +89,11 @@ fn system(parts: Parts<'_>, segments: &[&str]) -> Result<(Command, Shape), Malfo
     }
 }
 
-fn post(menu: Menu, verb: &str, mut body: Map<String, Value>) -> Result<(Command, Shape), Malformed> {
+fn post(
+    menu: Menu,
+    verb: &str,
+    mut body: Map<String, Value>,
+) -> Result<(Command, Shape), Malformed> {
     let command = match verb {
         "print" => {
             let words = strings(body.remove(".query"), ".query")?;
@@ -151,7 +159,9 @@ fn strings(value: Option<Value>, name: &str) -> Result<Vec<String>, Malformed> {
     let bad = || Malformed::from(Refusal::InvalidValue(name.to_owned()));
     match value {
         None => Ok(Vec::new()),
-        Some(Value::String(s)) => Ok(s.split(',').filter(|s| !s.is_empty()).map(str::to_owned).collect()),
+        Some(Value::String(s)) => {
+            Ok(s.split(',').filter(|s| !s.is_empty()).map(str::to_owned).collect())
+        }
         Some(Value::Array(list)) => {
             list.into_iter().map(|v| v.as_str().map(str::to_owned).ok_or_else(bad)).collect()
         }
@@ -163,12 +173,15 @@ fn object(parts: Parts<'_>) -> Result<Map<String, Value>, Malformed> {
     if parts.body.is_empty() {
         return Ok(Map::new());
     }
-    let json_type = |t: &str| t.split(';').next().is_some_and(|t| t.trim().eq_ignore_ascii_case("application/json"));
+    let json_type = |t: &str| {
+        t.split(';').next().is_some_and(|t| t.trim().eq_ignore_ascii_case("application/json"))
+    };
     if !parts.content_type.is_some_and(json_type) {
         return Err(Malformed::UnsupportedMediaType);
     }
     let text = std::str::from_utf8(parts.body).map_err(|e| Malformed::BadJson(e.to_string()))?;
-    let text = normalise_literals(text).map_err(|literal| Malformed::BadJson(format!("bad number {literal}")))?;
+    let text = normalise_literals(text)
+        .map_err(|literal| Malformed::BadJson(format!("bad number {literal}")))?;
     serde_json::from_str(&text).map_err(|e| Malformed::BadJson(e.to_string()))
 }
 
@@ -193,8 +206,12 @@ fn percent_decode(text: &str) -> String {
     let mut out = Vec::with_capacity(bytes.len());
     let mut i = 0;
     while i < bytes.len() {
-        let hex = bytes.get(i + 1..i + 3).filter(|h| bytes[i] == b'%' && h.iter().all(u8::is_ascii_hexdigit));
-        let decoded = hex.and_then(|h| std::str::from_utf8(h).ok()).and_then(|h| u8::from_str_radix(h, 16).ok());
+        let hex = bytes
+            .get(i + 1..i + 3)
+            .filter(|h| bytes[i] == b'%' && h.iter().all(u8::is_ascii_hexdigit));
+        let decoded = hex
+            .and_then(|h| std::str::from_utf8(h).ok())
+            .and_then(|h| u8::from_str_radix(h, 16).ok());
         match decoded {
             Some(byte) => {
                 out.push(byte);
@@ -223,9 +240,13 @@ mod tests {
 
     #[test]
     fn get_filters_exactly() {
-        let (command, shape) = parse(parts("GET", "/rest/disk?slot=a%20b&.proplist=.id,slot", "")).unwrap();
+        let (command, shape) =
+            parse(parts("GET", "/rest/disk?slot=a%20b&.proplist=.id,slot", "")).unwrap();
         let query = Query::equal([("slot".into(), "a b".into())]);
-        assert_eq!(command, Command::Print { menu: Menu::Disk, query, proplist: vec![".id".into(), "slot".into()] });
+        assert_eq!(
+            command,
+            Command::Print { menu: Menu::Disk, query, proplist: vec![".id".into(), "slot".into()] }
+        );
         assert_eq!(shape, Shape::List);
     }
 
@@ -241,9 +262,13 @@ mod tests {
 
     #[test]
     fn bodies() {
-        let (command, _) = parse(parts("POST", "/rest/disk/set", r#"{".id":"*2a","file-size":010}"#)).unwrap();
+        let (command, _) =
+            parse(parts("POST", "/rest/disk/set", r#"{".id":"*2a","file-size":010}"#)).unwrap();
         let size = Property { name: "file-size".into(), value: "8".into(), origin: Origin::Text };
-        assert_eq!(command, Command::Set { menu: Menu::Disk, targets: vec!["*2A".into()], properties: vec![size] });
+        assert_eq!(
+            command,
+            Command::Set { menu: Menu::Disk, targets: vec!["*2A".into()], properties: vec![size] }
+        );
         let refused = |body| parse(parts("POST", "/rest/disk/add", body)).unwrap_err();
         assert!(matches!(refused(r#"{"file-size":1e9}"#), Malformed::BadJson(_)));
         assert!(matches!(refused(r#"{"slot":null}"#), Malformed::Refused(_)));

@@ -95,14 +95,18 @@ async fn handle(sim: Arc<Sim>, request: Request<Incoming>) -> io::Result<Respons
 
 fn authorised(sim: &Sim, headers: &HeaderMap) -> bool {
     let given = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
-    let decoded = given.and_then(|v| v.strip_prefix("Basic ")).and_then(|v| STANDARD.decode(v.trim()).ok());
+    let decoded =
+        given.and_then(|v| v.strip_prefix("Basic ")).and_then(|v| STANDARD.decode(v.trim()).ok());
     decoded.is_some_and(|d| d == format!("{}:{}", sim.config.user, sim.password).as_bytes())
 }
 
 fn respond((status, body): Answer) -> io::Result<Response<Body>> {
-    let mut response = Response::new(body.map_or_else(Body::empty, |json| Body::from(json.to_string())));
+    let mut response =
+        Response::new(body.map_or_else(Body::empty, |json| Body::from(json.to_string())));
     *response.status_mut() = StatusCode::from_u16(status).map_err(io::Error::other)?;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)
 }
 

@@ -111,7 +111,10 @@ impl Disk {
             "slot" if value.is_empty() => return Err(invalid()),
             "slot" => self.slot = value.to_owned(),
             "file-path" => self.file_path = format!("/{}", value.trim_start_matches('/')),
-            "file-size" => self.file_size = Some(parse_size(value, origin).filter(|n| *n > 0).ok_or_else(invalid)?),
+            "file-size" => {
+                self.file_size =
+                    Some(parse_size(value, origin).filter(|n| *n > 0).ok_or_else(invalid)?)
+            }
             "file-offset" => match parse_size(value, origin) {
                 Some(0) => {}
                 Some(_) => return Err(Refusal::CannotDo),
@@ -216,7 +219,10 @@ mod tests {
         let mut set = |n: &str, v: &str| disk.set(n, v, Origin::Text).map_err(|e| e.to_string());
         assert_eq!(set("nvme-tcp-port", "1"), Err("unknown parameter nvme-tcp-port".into()));
         assert_eq!(set("file-size", "1e9"), Err("invalid value for argument file-size".into()));
-        assert_eq!(set("nvme-tcp-export", "on"), Err("input does not match any value of nvme-tcp-export".into()));
+        assert_eq!(
+            set("nvme-tcp-export", "on"),
+            Err("input does not match any value of nvme-tcp-export".into())
+        );
         assert_eq!(set("size", "1"), Err("unknown parameter size".into()));
         assert_eq!(set("file-path", "raid10/a.img"), Ok(()));
         assert_eq!(disk.file_path, "/raid10/a.img");
@@ -228,7 +234,10 @@ mod tests {
             let mut disk = Disk::new(ItemId(1), 4420);
             let set = |v| disk.clone().set(name, v, Origin::Text);
             assert!(["no", "file", "0", "1", "x"].into_iter().any(|v| set(v).is_ok()), "{name}");
-            assert_ne!(disk.set(name, "", Origin::Text), Err(Refusal::UnknownParameter((*name).into())));
+            assert_ne!(
+                disk.set(name, "", Origin::Text),
+                Err(Refusal::UnknownParameter((*name).into()))
+            );
         }
     }
 }

@@ -65,11 +65,18 @@ impl Item {
 
     /// The REST object: every value a string.
     pub fn rest(&self) -> Json {
-        Json::Object(self.0.iter().map(|(n, v)| ((*n).to_owned(), Json::String(v.rest()))).collect::<Map<_, _>>())
+        Json::Object(
+            self.0
+                .iter()
+                .map(|(n, v)| ((*n).to_owned(), Json::String(v.rest())))
+                .collect::<Map<_, _>>(),
+        )
     }
 
     /// The object of `:serialize`.
     pub fn typed(&self) -> Json {
-        Json::Object(self.0.iter().map(|(n, v)| ((*n).to_owned(), v.typed())).collect::<Map<_, _>>())
+        Json::Object(
+            self.0.iter().map(|(n, v)| ((*n).to_owned(), v.typed())).collect::<Map<_, _>>(),
+        )
     }
 }

@@ -103,7 +103,8 @@ pub fn normalise_literals(json: &str) -> Result<String, String> {
                 chars.next();
             }
             let literal = &json[start..end];
-            let number = parse_number(literal, Origin::Literal).ok_or_else(|| literal.to_owned())?;
+            let number =
+                parse_number(literal, Origin::Literal).ok_or_else(|| literal.to_owned())?;
             out.push_str(&format!("\"{number}\""));
         } else {
             out.push(c);
@@ -150,7 +151,10 @@ mod tests {
 
     #[test]
     fn literals_in_json() {
-        assert_eq!(normalise_literals(r#"{"a":010,"b":"1e5 -3"}"#).unwrap(), r#"{"a":"8","b":"1e5 -3"}"#);
+        assert_eq!(
+            normalise_literals(r#"{"a":010,"b":"1e5 -3"}"#).unwrap(),
+            r#"{"a":"8","b":"1e5 -3"}"#
+        );
         assert_eq!(normalise_literals(r#"{"a":1e9}"#), Err("1e9".into()));
         assert_eq!(normalise_literals(r#"["\"5", 5]"#).unwrap(), r#"["\"5", "5"]"#);
     }

@@ -47,8 +47,12 @@ impl Query {
                 Word::Has(n) => stack.push(item.get(n).is_some()),
                 Word::Lacks(n) => stack.push(item.get(n).is_none()),
                 Word::Equal(n, v) => stack.push(item.get(n).is_some_and(|have| have.rest() == *v)),
-                Word::Less(n, v) => stack.push(compare(item, n, v) == Some(std::cmp::Ordering::Less)),
-                Word::Greater(n, v) => stack.push(compare(item, n, v) == Some(std::cmp::Ordering::Greater)),
+                Word::Less(n, v) => {
+                    stack.push(compare(item, n, v) == Some(std::cmp::Ordering::Less))
+                }
+                Word::Greater(n, v) => {
+                    stack.push(compare(item, n, v) == Some(std::cmp::Ordering::Greater))
+                }
                 Word::Operations(ops) => {
                     if ops.iter().any(|op| apply(*op, &mut stack).is_none()) {
                         return false;
@@ -80,7 +84,7 @@ fn parse_word(word: &str) -> Option<Word> {
         _ => ('=', word.strip_prefix('=').unwrap_or(word)),
     };
     match (rest.split_once('='), mark) {
-        (Some((name, _)), _) if name.is_empty() => None,
+        (Some(("", _)), _) => None,
         (Some((name, value)), '<') => Some(Word::Less(name.to_owned(), value.to_owned())),
         (Some((name, value)), '>') => Some(Word::Greater(name.to_owned(), value.to_owned())),
         (Some((name, value)), _) => Some(Word::Equal(name.to_owned(), value.to_owned())),

@@ -22,13 +22,25 @@ pub async fn exec(sim: &Arc<Sim>, line: &str) -> Option<String> {
         Ok(script) => script,
         Err(e) => {
             let time = clock::unix_ms();
-            let record =
-                Record { time, transport: "ssh", verb: "exec", path: "(syntax)", item: None, status: 400, ms: 0 };
+            let record = Record {
+                time,
+                transport: "ssh",
+                verb: "exec",
+                path: "(syntax)",
+                item: None,
+                status: 400,
+                ms: 0,
+            };
             sim.journal.write(&record);
             return Some(format!("{e}\r\n"));
         }
     };
-    let label = Label { transport: Transport::Ssh, verb: "exec".into(), path: paths(&script).join(";"), item: None };
+    let label = Label {
+        transport: Transport::Ssh,
+        verb: "exec".into(),
+        path: paths(&script).join(";"),
+        item: None,
+    };
     let script = Arc::new(script);
     let task_script = script.clone();
     let task_sim = sim.clone();
@@ -43,7 +55,11 @@ pub async fn exec(sim: &Arc<Sim>, line: &str) -> Option<String> {
     }
 }
 
-fn carry_out(sim: &Sim, script: &[Statement], execute: &dyn Fn(&Command) -> Result<Reply, Refusal>) -> String {
+fn carry_out(
+    sim: &Sim,
+    script: &[Statement],
+    execute: &dyn Fn(&Command) -> Result<Reply, Refusal>,
+) -> String {
     let switches = &sim.config.switches;
     let console = Console {
         execute,

@@ -25,7 +25,8 @@ pub fn host_key(dir: &Path, kind: HostKey) -> anyhow::Result<PrivateKey> {
         let key = PrivateKey::random(&mut Random, algorithm)?;
         write_secret(&path, &key.to_openssh(LineEnding::LF)?)?;
     }
-    let key = PrivateKey::read_openssh_file(&path).with_context(|| format!("{}", path.display()))?;
+    let key =
+        PrivateKey::read_openssh_file(&path).with_context(|| format!("{}", path.display()))?;
     fs::write(dir.join("ssh_host_key.pub"), format!("{}\n", key.public_key().to_openssh()?))?;
     Ok(key)
 }

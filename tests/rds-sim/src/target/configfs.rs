@@ -20,7 +20,10 @@ fn retry(mut action: impl FnMut() -> io::Result<()>) -> io::Result<()> {
     let deadline = Instant::now() + BUSY_PATIENCE;
     loop {
         match action() {
-            Err(e) if matches!(e.raw_os_error(), Some(libc::EBUSY | libc::EAGAIN)) && Instant::now() < deadline => {
+            Err(e)
+                if matches!(e.raw_os_error(), Some(libc::EBUSY | libc::EAGAIN))
+                    && Instant::now() < deadline =>
+            {
                 std::thread::sleep(BUSY_PAUSE);
             }
             other => return other,
@@ -66,10 +69,11 @@ pub(super) fn write(path: &Path, value: &str) -> Result<(), TargetError> {
 
 /// For attributes that not every kernel has, or lets be changed.
 pub(super) fn write_if_possible(path: &Path, value: &str) {
-    if path.exists() && read(path).as_deref() != Some(value) {
-        if let Err(e) = fs::write(path, value) {
-            tracing::debug!("{} = {value}: {e}", path.display());
-        }
+    if !path.exists() || read(path).as_deref() == Some(value) {
+        return;
+    }
+    if let Err(e) = fs::write(path, value) {
+        tracing::debug!("{} = {value}: {e}", path.display());
     }
 }
 
@@ -80,7 +84,8 @@ pub(super) fn read(path: &Path) -> Option<String> {
 /// Names in a directory.
 pub(super) fn names(path: &Path) -> Vec<String> {
     let Ok(read) = fs::read_dir(path) else { return Vec::new() };
-    let mut names: Vec<_> = read.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+    let mut names: Vec<_> =
+        read.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
     names.sort();
     names
 }

@@ -13,7 +13,11 @@ pub struct Fake {
 }
 
 impl Target for Fake {
-    fn export(&mut self, spec: &Spec, identity: Option<&Identity>) -> Result<Identity, TargetError> {
+    fn export(
+        &mut self,
+        spec: &Spec,
+        identity: Option<&Identity>,
+    ) -> Result<Identity, TargetError> {
         if self.exports.contains_key(&spec.nqn) {
             return Err(TargetError::Other(format!("{} exists", spec.nqn)));
         }

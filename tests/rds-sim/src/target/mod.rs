@@ -1,8 +1,8 @@
 //! Exports made real. `nvmet` writes the kernel's configfs, `fake` only keeps books,
 //! `network` drops or resets what goes to the portal.
 
-pub mod fake;
 pub mod configfs;
+pub mod fake;
 pub mod network;
 pub mod nvmet;
 
@@ -45,7 +45,8 @@ pub enum TargetError {
 /// A block storage target. All calls block.
 pub trait Target: Send {
     /// Makes the export; without `identity` the target invents one.
-    fn export(&mut self, spec: &Spec, identity: Option<&Identity>) -> Result<Identity, TargetError>;
+    fn export(&mut self, spec: &Spec, identity: Option<&Identity>)
+    -> Result<Identity, TargetError>;
     /// Changes who may connect; live controllers are not touched.
     fn set_hosts(&mut self, nqn: &str, hosts: &Hosts) -> Result<(), TargetError>;
     /// Ends the export and its controllers. One that does not exist is fine.

@@ -54,9 +54,15 @@ async fn run(program: &str, args: &[&str]) -> Result<(), TargetError> {
     let out = tokio::time::timeout(std::time::Duration::from_secs(10), out)
         .await
         .map_err(|_| TargetError::Other(format!("{program} took longer than 10 s")))?
-        .map_err(|e| TargetError::Other(format!("{program}: {e} (install it where faults are wanted)")))?;
+        .map_err(|e| {
+            TargetError::Other(format!("{program}: {e} (install it where faults are wanted)"))
+        })?;
     if out.status.success() {
         return Ok(());
     }
-    Err(TargetError::Other(format!("{program} {}: {}", args.join(" "), String::from_utf8_lossy(&out.stderr).trim_end())))
+    Err(TargetError::Other(format!(
+        "{program} {}: {}",
+        args.join(" "),
+        String::from_utf8_lossy(&out.stderr).trim_end()
+    )))
 }

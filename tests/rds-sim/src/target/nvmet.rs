@@ -13,7 +13,9 @@ use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::configfs::{ensure_dir, link, mkdir, names, read, rmdir, unlink, write, write_if_possible};
+use super::configfs::{
+    ensure_dir, link, mkdir, names, read, rmdir, unlink, write, write_if_possible,
+};
 use super::{Hosts, Identity, Spec, Target, TargetError};
 use crate::appliance::store;
 
@@ -41,19 +43,34 @@ pub struct Nvmet {
 
 impl Nvmet {
     /// Opens configfs, loading modules and mounting it where needed, and removes what an earlier run left.
-    pub fn open(address: IpAddr, portal_port: u16, ledger_path: PathBuf) -> Result<Nvmet, TargetError> {
+    pub fn open(
+        address: IpAddr,
+        portal_port: u16,
+        ledger_path: PathBuf,
+    ) -> Result<Nvmet, TargetError> {
         let root = PathBuf::from(ROOT);
         if !root.is_dir() {
             prepare_kernel();
         }
         if !root.is_dir() {
-            return Err(TargetError::Other(format!("{ROOT} is missing: load nvmet and nvmet-tcp, mount configfs")));
+            return Err(TargetError::Other(format!(
+                "{ROOT} is missing: load nvmet and nvmet-tcp, mount configfs"
+            )));
         }
-        let ledger = store::load(&ledger_path)
-            .map_err(|source| TargetError::Io { what: "read", path: ledger_path.clone(), source })?;
+        let ledger = store::load(&ledger_path).map_err(|source| TargetError::Io {
+            what: "read",
+            path: ledger_path.clone(),
+            source,
+        })?;
         let placeholder = format!("nqn.2000-02.com.mikrotik:rds-sim-placeholder-{portal_port}");
-        let mut nvmet =
-            Nvmet { root, address, portal_port, placeholder, ledger: ledger.unwrap_or_default(), ledger_path };
+        let mut nvmet = Nvmet {
+            root,
+            address,
+            portal_port,
+            placeholder,
+            ledger: ledger.unwrap_or_default(),
+            ledger_path,
+        };
         nvmet.tear_down()?;
         Ok(nvmet)
     }
@@ -71,13 +88,18 @@ impl Nvmet {
     }
 
     fn record(&self) -> Result<(), TargetError> {
-        store::save(&self.ledger_path, &self.ledger)
-            .map_err(|source| TargetError::Io { what: "write", path: self.ledger_path.clone(), source })
+        store::save(&self.ledger_path, &self.ledger).map_err(|source| TargetError::Io {
+            what: "write",
+            path: self.ledger_path.clone(),
+            source,
+        })
     }
 
     /// The port's directory, made on first use.
     fn ensure_port(&mut self, number: u16) -> Result<PathBuf, TargetError> {
-        if let Some(dir) = self.ledger.ports.get(&number).map(|id| self.port_dir(*id)).filter(|d| d.is_dir()) {
+        if let Some(dir) =
+            self.ledger.ports.get(&number).map(|id| self.port_dir(*id)).filter(|d| d.is_dir())
+        {
             return Ok(dir);
         }
         let id = (1..).find(|id| !self.port_dir(*id).exists()).unwrap_or(1);
@@ -118,7 +140,12 @@ impl Nvmet {
         Ok(dir)
     }
 
-    fn make_namespace(&self, subsystem: &Path, spec: &Spec, identity: Option<&Identity>) -> Result<(), TargetError> {
+    fn make_namespace(
+        &self,
+        subsystem: &Path,
+        spec: &Spec,
+        identity: Option<&Identity>,
+    ) -> Result<(), TargetError> {
         let ns = subsystem.join("namespaces/1");
         mkdir(&ns)?;
         write(&ns.join("device_path"), &spec.file.to_string_lossy())?;
@@ -193,15 +220,18 @@ impl Nvmet {
 }
 
 impl Target for Nvmet {
-    fn export(&mut self, spec: &Spec, identity: Option<&Identity>) -> Result<Identity, TargetError> {
+    fn export(
+        &mut self,
+        spec: &Spec,
+        identity: Option<&Identity>,
+    ) -> Result<Identity, TargetError> {
         let existed = self.subsystem(&spec.nqn).exists();
-        self.build(spec, identity).inspect_err(|_| {
-            if !existed {
-                if let Err(e) = self.remove_subsystem(&spec.nqn) {
-                    tracing::error!("undoing {}: {e}", spec.nqn);
-                }
-            }
-        })
+        let made = self.build(spec, identity);
+        if made.is_err() && !existed {
+            self.remove_subsystem(&spec.nqn)
+                .unwrap_or_else(|e| tracing::error!("undoing {}: {e}", spec.nqn));
+        }
+        made
     }
 
     fn set_hosts(&mut self, nqn: &str, hosts: &Hosts) -> Result<(), TargetError> {
@@ -266,7 +296,11 @@ impl Target for Nvmet {
     fn describe(&self, nqn: &str) -> Value {
         let dir = self.subsystem(nqn);
         let ns = dir.join("namespaces/1");
-        let linked = self.ledger.ports.values().any(|p| self.port_dir(*p).join("subsystems").join(nqn).is_symlink());
+        let linked = self
+            .ledger
+            .ports
+            .values()
+            .any(|p| self.port_dir(*p).join("subsystems").join(nqn).is_symlink());
         json!({
             "present": dir.is_dir(),
             "kernel": true,
@@ -286,7 +320,10 @@ impl Target for Nvmet {
 
 /// Best effort: what is still missing afterwards is reported by the caller.
 fn prepare_kernel() {
-    let run = |program: &str, args: &[&str]| match std::process::Command::new(program).args(args).output() {
+    let run = |program: &str, args: &[&str]| match std::process::Command::new(program)
+        .args(args)
+        .output()
+    {
         Ok(out) if !out.status.success() => {
             tracing::debug!("{program}: {}", String::from_utf8_lossy(&out.stderr).trim_end());
         }

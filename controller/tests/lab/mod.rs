@@ -1,0 +1,331 @@
+//! A simulated appliance, and the real controller in front of it, for one test.
+#![allow(clippy::unwrap_used, clippy::expect_used, dead_code, unreachable_pub)]
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hyper_util::rt::TokioIo;
+use rds_csi_proto::csi::controller_client::ControllerClient;
+use rds_csi_proto::csi::identity_client::IdentityClient;
+use rds_csi_proto::csi::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
+use rds_csi_proto::csi::*;
+use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+
+pub use volume_capability::access_mode::Mode;
+
+pub const DIRECTORY: &str = "/raid10/volumes";
+pub const MIB: i64 = 1 << 20;
+
+/// Ends its process with itself.
+pub struct Process(Child);
+
+impl Process {
+    pub fn kill(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+
+    /// Asks it to stop, and how it ended.
+    pub async fn terminate(&mut self) -> Option<i32> {
+        let pid = self.0.id().to_string();
+        Command::new("kill").args(["-TERM", &pid]).status().unwrap();
+        for _ in 0..1000 {
+            if let Some(status) = self.0.try_wait().unwrap() {
+                return status.code();
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        None
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+pub struct Lab {
+    pub dir: tempfile::TempDir,
+    pub controller: Process,
+    pub sim: Process,
+    pub rest: SocketAddr,
+    password: String,
+    channel: Channel,
+}
+
+/// `target/<profile>/rds-sim`, beside the `deps` folder that this test runs from.
+fn rds_sim() -> PathBuf {
+    let exe = std::env::current_exe().unwrap();
+    let path = exe.parent().and_then(Path::parent).unwrap().join("rds-sim");
+    assert!(path.exists(), "{} is missing: cargo build -p rds-sim first", path.display());
+    path
+}
+
+fn wait_for<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(started.elapsed() < Duration::from_secs(20), "{what} did not come");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn log(dir: &Path, name: &str) -> std::fs::File {
+    std::fs::OpenOptions::new().create(true).append(true).open(dir.join(name)).unwrap()
+}
+
+impl Lab {
+    pub async fn start() -> Self {
+        Self::start_with(&[], |_| {}).await
+    }
+
+    /// With further flags for the simulator, and credentials changed before the start.
+    pub async fn start_with(flags: &[&str], credentials: impl FnOnce(&Path)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("rds");
+        let sim = Command::new(rds_sim())
+            .args(["--rest-addr", "127.0.0.1:0", "--ssh-addr", "127.0.0.1:0"])
+            .args(["--portal", "127.0.0.1:4420", "--no-nvmet", "--ssh-host-key", "ed25519"])
+            .args(["--allocate", "sparse", "--dir", DIRECTORY, "--boot-stage-ms", "100"])
+            .args(flags)
+            .arg("--state-dir")
+            .arg(&state)
+            .stdout(Stdio::null())
+            .stderr(log(dir.path(), "sim.log"))
+            .spawn()
+            .unwrap();
+        let sim = Process(sim);
+        let endpoints = wait_for("the simulator", || {
+            let text = std::fs::read_to_string(state.join("endpoints.json")).ok()?;
+            serde_json::from_str::<Value>(&text).ok()
+        });
+        let rest: SocketAddr = endpoints["rest"].as_str().unwrap().parse().unwrap();
+        let password = std::fs::read_to_string(state.join("password")).unwrap();
+        let secrets = dir.path().join("secrets");
+        std::fs::create_dir(&secrets).unwrap();
+        std::fs::write(secrets.join("username"), "admin\n").unwrap();
+        std::fs::write(secrets.join("password"), &password).unwrap();
+        std::fs::copy(state.join("cert.pem"), secrets.join("ca.crt")).unwrap();
+        credentials(&secrets);
+        let controller = start_controller(dir.path(), rest, &[]);
+        let channel = connect(dir.path().join("csi.sock")).await;
+        Self { dir, controller, sim, rest, password: password.trim().to_owned(), channel }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn controller_log(&self) -> String {
+        std::fs::read_to_string(self.path("controller.log")).unwrap()
+    }
+
+    /// Kills the controller outright and starts it anew.
+    pub async fn restart_controller(&mut self, flags: &[&str]) {
+        self.controller.kill();
+        self.controller = start_controller(self.dir.path(), self.rest, flags);
+        self.channel = connect(self.path("csi.sock")).await;
+    }
+
+    /// `rds-sim ctl ...`.
+    pub fn ctl(&self, command: &[&str]) -> Value {
+        let out = Command::new(rds_sim())
+            .args(["ctl", "--state-dir"])
+            .arg(self.path("rds"))
+            .args(command)
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "ctl {command:?}: {}", String::from_utf8_lossy(&out.stderr));
+        serde_json::from_slice(&out.stdout).unwrap_or(Value::Null)
+    }
+
+    /// How often the appliance was asked something, in all.
+    pub fn requests(&self) -> u64 {
+        self.ctl(&["stats"])["total"].as_u64().unwrap()
+    }
+
+    pub fn volumes(&self) -> ControllerClient<Channel> {
+        ControllerClient::new(self.channel.clone())
+    }
+
+    pub fn identity(&self) -> IdentityClient<Channel> {
+        IdentityClient::new(self.channel.clone())
+    }
+
+    /// A request by hand, as an administrator would make it: status and body.
+    pub async fn rest(&self, method: &str, path: &str, body: Value) -> (u16, Value) {
+        let mut roots = rustls::RootCertStore::empty();
+        let pem = std::fs::read(self.path("rds/cert.pem")).unwrap();
+        roots.add(CertificateDer::from_pem_slice(&pem).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let tcp = TcpStream::connect(self.rest).await.unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let mut tls =
+            tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap();
+        use base64::Engine;
+        let user = format!("admin:{}", self.password);
+        let basic = base64::engine::general_purpose::STANDARD.encode(user);
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let text = format!(
+            "{method} {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Basic {basic}\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+            body.len()
+        );
+        tls.write_all(text.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        // The simulator may close without close_notify.
+        tls.read_to_end(&mut answer).await.ok();
+        let answer = String::from_utf8(answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, serde_json::from_str(body).unwrap_or(Value::Null))
+    }
+
+    /// The item with this slot, as the appliance prints it.
+    pub async fn item(&self, slot: &str) -> Option<Value> {
+        let (status, body) =
+            self.rest("GET", &format!("/rest/disk?slot={slot}"), Value::Null).await;
+        assert_eq!(status, 200, "{body}");
+        body.as_array().unwrap().first().cloned()
+    }
+
+    pub async fn file_exists(&self, slot: &str) -> bool {
+        let path = format!("/rest/file?name=raid10/volumes/{slot}.img");
+        let (status, body) = self.rest("GET", &path, Value::Null).await;
+        assert_eq!(status, 200, "{body}");
+        !body.as_array().unwrap().is_empty()
+    }
+
+    pub async fn create(&self, name: &str) -> Result<Volume, Status> {
+        self.create_with(create_request(name)).await
+    }
+
+    pub async fn create_with(&self, request: CreateVolumeRequest) -> Result<Volume, Status> {
+        Ok(self.volumes().create_volume(request).await?.into_inner().volume.unwrap())
+    }
+
+    pub async fn delete(&self, volume: &str) -> Result<(), Status> {
+        let request = DeleteVolumeRequest { volume_id: volume.into(), ..Default::default() };
+        self.volumes().delete_volume(request).await.map(drop)
+    }
+
+    pub async fn publish(
+        &self,
+        volume: &str,
+        node: &str,
+    ) -> Result<HashMap<String, String>, Status> {
+        let request = publish_request(volume, node, mount(Mode::SingleNodeWriter));
+        self.publish_with(request).await
+    }
+
+    pub async fn publish_with(
+        &self,
+        request: ControllerPublishVolumeRequest,
+    ) -> Result<HashMap<String, String>, Status> {
+        let answer = self.volumes().controller_publish_volume(request).await?;
+        Ok(answer.into_inner().publish_context)
+    }
+
+    pub async fn unpublish(&self, volume: &str, node: &str) -> Result<(), Status> {
+        let request = ControllerUnpublishVolumeRequest {
+            volume_id: volume.into(),
+            node_id: node.into(),
+            ..Default::default()
+        };
+        self.volumes().controller_unpublish_volume(request).await.map(drop)
+    }
+}
+
+fn start_controller(dir: &Path, rest: SocketAddr, flags: &[&str]) -> Process {
+    let child = Command::new(env!("CARGO_BIN_EXE_rds-csi-controller"))
+        .arg("--endpoint")
+        .arg(format!("unix://{}", dir.join("csi.sock").display()))
+        .args(["--rds-url", &format!("https://127.0.0.1:{}", rest.port())])
+        .arg("--rds-credentials")
+        .arg(dir.join("secrets"))
+        .args(["--volume-path", DIRECTORY, "--no-kubernetes"])
+        .env("RDS_CSI_CLUSTER_ID", "lab")
+        .args(flags)
+        .env("RUST_LOG", "debug,h2=info,hyper=info,rustls=info")
+        .stderr(log(dir, "controller.log"))
+        .spawn()
+        .unwrap();
+    Process(child)
+}
+
+async fn connect(socket: PathBuf) -> Channel {
+    for _ in 0..500 {
+        let path = socket.clone();
+        let connector = tower::service_fn(move |_| {
+            let path = path.clone();
+            async move { UnixStream::connect(path).await.map(TokioIo::new) }
+        });
+        let endpoint = Endpoint::from_static("http://localhost");
+        if let Ok(channel) = endpoint.connect_with_connector(connector).await {
+            return channel;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("the controller does not serve {}", socket.display());
+}
+
+pub fn mount(mode: Mode) -> VolumeCapability {
+    VolumeCapability {
+        access_type: Some(AccessType::Mount(MountVolume::default())),
+        access_mode: Some(AccessMode { mode: mode.into() }),
+    }
+}
+
+pub fn block(mode: Mode) -> VolumeCapability {
+    VolumeCapability {
+        access_type: Some(AccessType::Block(BlockVolume {})),
+        access_mode: Some(AccessMode { mode: mode.into() }),
+    }
+}
+
+pub fn create_request(name: &str) -> CreateVolumeRequest {
+    CreateVolumeRequest {
+        name: name.into(),
+        capacity_range: Some(CapacityRange { required_bytes: 64 * MIB, limit_bytes: 0 }),
+        volume_capabilities: vec![mount(Mode::SingleNodeWriter)],
+        ..Default::default()
+    }
+}
+
+pub fn publish_request(
+    volume: &str,
+    node: &str,
+    capability: VolumeCapability,
+) -> ControllerPublishVolumeRequest {
+    ControllerPublishVolumeRequest {
+        volume_id: volume.into(),
+        node_id: node.into(),
+        volume_capability: Some(capability),
+        ..Default::default()
+    }
+}
+
+/// Code and a part of the message: both are what users see.
+#[track_caller]
+pub fn refused<T: std::fmt::Debug>(result: Result<T, Status>, code: Code, text: &str) {
+    let status = result.expect_err(text);
+    assert_eq!(status.code(), code, "{}", status.message());
+    assert!(status.message().contains(text), "{:?} lacks {text:?}", status.message());
+}

@@ -1,0 +1,87 @@
+//! The ways in which a session is lost. Each returns when the cause is over; whether the
+//! volume came back is for the story to see.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::csi::Volume;
+use crate::stack::Stack;
+
+/// One way to lose a session.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Fault {
+    /// The portal drops all packets for 15 s.
+    PacketsDropped,
+    /// The export is switched off and on, which gives it another identity.
+    ExportToggled,
+    /// Somebody deletes the controller on the host.
+    ControllerDeleted,
+    /// The appliance is gone for 10 s, then its portal answers, and the exports come back
+    /// seconds later, with other identities. Linux 6.12 gives the device up for good here.
+    ApplianceRebooted,
+    /// The agent is killed in the middle of an outage, and started again.
+    AgentKilled,
+}
+
+/// All of them, in the order of the story.
+pub(crate) const ALL: [Fault; 5] = [
+    Fault::PacketsDropped,
+    Fault::ExportToggled,
+    Fault::ControllerDeleted,
+    Fault::ApplianceRebooted,
+    Fault::AgentKilled,
+];
+
+async fn seconds(n: u64) {
+    tokio::time::sleep(Duration::from_secs(n)).await;
+}
+
+impl Fault {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::PacketsDropped => "portal drops packets, 15 s",
+            Self::ExportToggled => "export toggled, new identity",
+            Self::ControllerDeleted => "controller deleted on the host",
+            Self::ApplianceRebooted => "appliance reboots, 10 s, exports late",
+            Self::AgentKilled => "agent killed during an outage",
+        }
+    }
+
+    pub(crate) async fn inflict(self, stack: &mut Stack, volumes: &[&Volume]) -> Result<()> {
+        match self {
+            Self::PacketsDropped => {
+                stack.order(&["drop-packets"])?;
+                seconds(15).await;
+                stack.order(&["heal"])?;
+            }
+            Self::ExportToggled => {
+                for volume in volumes {
+                    stack.order(&["export-toggle", &volume.id, "--off-for", "2"])?;
+                }
+            }
+            Self::ControllerDeleted => {
+                for volume in volumes {
+                    let status = stack.status(&volume.id)?;
+                    let name = status["controller"].as_str().context("no controller")?;
+                    std::fs::write(format!("/sys/class/nvme/{name}/delete_controller"), "1")
+                        .with_context(|| format!("delete {name}"))?;
+                }
+            }
+            Self::ApplianceRebooted => {
+                let words = "reboot --down 10 --export-delay 4 --stagger 2 --portal-first true --wait";
+                stack.order(&words.split(' ').collect::<Vec<_>>())?;
+            }
+            Self::AgentKilled => {
+                stack.order(&["drop-packets"])?;
+                seconds(9).await;
+                stack.kill_agent()?;
+                seconds(2).await;
+                stack.restart_agent().await?;
+                seconds(2).await;
+                stack.order(&["heal"])?;
+            }
+        }
+        Ok(())
+    }
+}

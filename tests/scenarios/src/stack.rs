@@ -1,0 +1,207 @@
+//! The whole system in one guest: appliance, controller, agent, shim.
+//!
+//! The appliance lives in a network namespace, so that its packets cross a real link that
+//! can be cut. The initiators must stay in the first one: the kernel reconnects from a
+//! worker that knows no other.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::csi::Csi;
+use crate::process::{Daemon, run, sibling, socket_up, tail};
+
+/// Where the appliance answers, and the node's own end of the link.
+pub(crate) const APPLIANCE: &str = "10.99.0.2";
+const NODE: &str = "10.99.0.1/24";
+pub(crate) const REST_PORT: u16 = 8443;
+pub(crate) const NODE_NAME: &str = "node-1";
+/// Emulated guests are slow to start programs over 9p.
+const START: Duration = Duration::from_secs(60);
+
+/// Everything that runs.
+pub(crate) struct Stack {
+    pub(crate) dir: PathBuf,
+    pub(crate) appliance: Daemon,
+    controller: Daemon,
+    agent: Option<Daemon>,
+    shim: Daemon,
+}
+
+impl Stack {
+    /// Starts all of it, from nothing.
+    pub(crate) async fn start() -> Result<Self> {
+        let dir = PathBuf::from("/scratch/rds");
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(dir.join("credentials"))?;
+        let _ = fs::remove_dir_all("/var/lib/rds-csi");
+        let _ = fs::remove_dir_all("/var/lib/kubelet");
+        network()?;
+        let appliance = Self::start_appliance(&dir).await?;
+        fs::write(dir.join("credentials/username"), "admin")?;
+        fs::copy(dir.join("sim/password"), dir.join("credentials/password"))?;
+        fs::copy(dir.join("sim/cert.pem"), dir.join("credentials/ca.crt"))?;
+        let controller = Self::start_controller(&dir, &dir.join("credentials"), "controller.sock").await?;
+        let agent = Self::start_agent(&dir).await?;
+        let mut shim = Daemon::start("shim", Self::shim_command(&dir, &agent_socket(&dir), "csi.sock")?)?;
+        socket_up(&mut shim, &dir.join("csi.sock"), START).await?;
+        Ok(Self { dir, appliance, controller, agent: Some(agent), shim })
+    }
+
+    async fn start_appliance(dir: &Path) -> Result<Daemon> {
+        let mut command = Command::new("nsenter");
+        command
+            .arg("--net=/run/netns/rds")
+            .arg(sibling("rds-sim")?)
+            .arg("--state-dir")
+            .arg(dir.join("sim"))
+            .args(["--rest-addr", &format!("{APPLIANCE}:{REST_PORT}")])
+            .args(["--ssh-addr", &format!("{APPLIANCE}:2222")])
+            .args(["--portal", &format!("{APPLIANCE}:4420")])
+            .args(["--pool", "raid10:2147483648", "--allocate", "sparse"]);
+        let mut daemon = Daemon::start("appliance", command)?;
+        let began = Instant::now();
+        // The control socket alone is no sign: `ready` comes when all listeners are up.
+        while !tail("appliance", 200).lines().any(|l| l.trim() == "ready") {
+            if daemon.has_ended()? || began.elapsed() > START {
+                bail!("rds-sim is not ready:\n{}", tail("appliance", 15));
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(daemon)
+    }
+
+    /// Another controller beside the one that runs, for tests of credentials.
+    pub(crate) async fn start_controller(dir: &Path, credentials: &Path, socket: &str) -> Result<Daemon> {
+        let socket = dir.join(socket);
+        let mut command = Command::new(sibling("rds-csi-controller")?);
+        command
+            .args(["--endpoint", &format!("unix://{}", socket.display())])
+            .args(["--rds-url", &format!("https://{APPLIANCE}:{REST_PORT}")])
+            .arg("--rds-credentials")
+            .arg(credentials)
+            .args(["--volume-path", "/raid10/volumes", "--no-kubernetes", "--cluster-id", "demo"]);
+        let mut daemon = Daemon::start("controller", command)?;
+        socket_up(&mut daemon, &socket, START).await?;
+        Ok(daemon)
+    }
+
+    async fn start_agent(dir: &Path) -> Result<Daemon> {
+        let mut command = Command::new(sibling("rds-node-agent")?);
+        command
+            .arg("serve")
+            .arg("--socket")
+            .arg(agent_socket(dir))
+            .args(["--state-dir", "/var/lib/rds-csi"])
+            .env("RDS_CSI_LOG", "info,rds_node_agent=debug");
+        let mut daemon = Daemon::start("agent", command)?;
+        socket_up(&mut daemon, &agent_socket(dir), START).await?;
+        Ok(daemon)
+    }
+
+    /// How a shim is started; `socket` is where it serves, below the stack's directory.
+    pub(crate) fn shim_command(dir: &Path, agent: &Path, socket: &str) -> Result<Command> {
+        let mut command = Command::new(sibling("rds-csi-shim")?);
+        command
+            .args(["--endpoint", &format!("unix://{}", dir.join(socket).display())])
+            .arg("--agent-socket")
+            .arg(agent)
+            .args(["--node-name", NODE_NAME, "--no-registration", "--no-kubernetes"]);
+        Ok(command)
+    }
+
+    /// SIGKILL to the agent.
+    pub(crate) fn kill_agent(&mut self) -> Result<()> {
+        self.agent.as_mut().context("no agent runs")?.kill()?;
+        self.agent = None;
+        Ok(())
+    }
+
+    /// Starts the agent again.
+    pub(crate) async fn restart_agent(&mut self) -> Result<()> {
+        self.agent = Some(Self::start_agent(&self.dir).await?);
+        Ok(())
+    }
+
+    /// The calls of kubelet and the sidecars.
+    pub(crate) async fn csi(&self) -> Result<Csi> {
+        Csi::connect(&self.dir.join("csi.sock"), &self.dir.join("controller.sock")).await
+    }
+
+    /// Orders a fault, as an administrator or bad luck would.
+    pub(crate) fn order(&self, words: &[&str]) -> Result<Value> {
+        let (sim, state) = (sibling("rds-sim")?, self.dir.join("sim"));
+        let mut command = vec![sim.to_str().unwrap_or_default(), "ctl", "--state-dir"];
+        command.push(state.to_str().unwrap_or_default());
+        command.extend(words);
+        let answer = run(&command)?;
+        serde_json::from_str(&answer).with_context(|| format!("rds-sim ctl {words:?} said {answer:?}"))
+    }
+
+    /// `rds-node-agent status -o json` for one volume.
+    pub(crate) fn status(&self, volume: &str) -> Result<Value> {
+        let (agent, socket) = (sibling("rds-node-agent")?, agent_socket(&self.dir));
+        let command = [
+            agent.to_str().unwrap_or_default(),
+            "status",
+            volume,
+            "--socket",
+            socket.to_str().unwrap_or_default(),
+            "-o",
+            "json",
+        ];
+        let answer: Value = serde_json::from_str(&run(&command)?)?;
+        answer.pointer("/volumes/0").cloned().context("the agent does not list the volume")
+    }
+
+    /// Any command of the agent's command line, as a person would type it.
+    pub(crate) fn agent_cli(&self, words: &[&str]) -> Result<String> {
+        let (agent, socket) = (sibling("rds-node-agent")?, agent_socket(&self.dir));
+        let mut command = vec![agent.to_str().unwrap_or_default()];
+        command.extend(words);
+        command.extend(["--socket", socket.to_str().unwrap_or_default()]);
+        run(&command)
+    }
+
+    /// Ends everything politely; a part that does not end is a failure.
+    pub(crate) fn stop(mut self) -> Result<()> {
+        let patience = Duration::from_secs(30);
+        self.shim.stop(patience)?;
+        self.controller.stop(patience)?;
+        if let Some(mut agent) = self.agent.take() {
+            agent.stop(patience)?;
+        }
+        self.appliance.stop(patience)
+    }
+
+    /// Where a volume's bytes really are.
+    pub(crate) fn backing_file(&self, volume: &str) -> PathBuf {
+        self.dir.join(format!("sim/pools/raid10/volumes/{volume}.img"))
+    }
+}
+
+pub(crate) fn agent_socket(dir: &Path) -> PathBuf {
+    dir.join("agent.sock")
+}
+
+/// The link between node and appliance.
+fn network() -> Result<()> {
+    let _ = run(&["ip", "netns", "del", "rds"]);
+    let _ = run(&["ip", "link", "del", "rds0"]);
+    for command in [
+        "ip netns add rds",
+        "ip link add rds0 type veth peer name rds1 netns rds",
+        &format!("ip addr add {NODE} dev rds0"),
+        "ip link set rds0 up",
+        &format!("ip -n rds addr add {APPLIANCE}/24 dev rds1"),
+        "ip -n rds link set rds1 up",
+        "ip -n rds link set lo up",
+    ] {
+        run(&command.split(' ').collect::<Vec<_>>())?;
+    }
+    Ok(())
+}

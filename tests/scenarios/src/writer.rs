@@ -1,0 +1,225 @@
+//! The pod: writes numbered, checksummed records, each synced before it is reported, until
+//! it is told to stop. One process for the whole story: it is never restarted.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+/// Size of a record in bytes: a sector's multiple, so that raw devices take it directly.
+const RECORD: usize = 4096;
+/// On a raw device the records go round in this many places.
+const SLOTS: u64 = 4096;
+/// Records per file, so that a long run does not fill the volume.
+const FILE_SLOTS: u64 = 8192;
+/// Pause between two records: the story is about outages, not about throughput.
+const PACE: Duration = Duration::from_millis(5);
+
+/// One record: its number, and bytes that follow from the number, and their checksum.
+fn record(number: u64) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(RECORD);
+    bytes.extend_from_slice(&number.to_le_bytes());
+    let mut state = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    while bytes.len() < RECORD - 4 {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(RECORD - 4);
+    let sum = crc32fast::hash(&bytes);
+    bytes.extend_from_slice(&sum.to_le_bytes());
+    bytes
+}
+
+#[repr(align(4096))]
+struct Aligned([u8; RECORD]);
+
+/// The writer's own process. Reports `W <number>` for each record that is on the volume,
+/// `E <number> <error>` for one that failed, and ends at the end of its input.
+pub(crate) fn child(path: &Path, block: bool) -> ExitCode {
+    let mut options = File::options();
+    options.write(true).read(true);
+    if block {
+        options.custom_flags(libc::O_DIRECT | libc::O_DSYNC);
+    } else {
+        options.create(true);
+    }
+    let file = match options.open(path) {
+        Ok(file) => file,
+        Err(error) => {
+            println!("E 0 open {}: {error}", path.display());
+            return ExitCode::FAILURE;
+        }
+    };
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let told = stop.clone();
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        // Any line, or the end of the parent, means stop.
+        let _ = std::io::stdin().read_line(&mut line);
+        told.store(true, std::sync::atomic::Ordering::SeqCst);
+    });
+    let slots = if block { SLOTS } else { FILE_SLOTS };
+    let mut out = std::io::stdout();
+    let mut number = 1u64;
+    while !stop.load(std::sync::atomic::Ordering::SeqCst) {
+        let mut buffer = Box::new(Aligned([0; RECORD]));
+        buffer.0.copy_from_slice(&record(number));
+        let offset = (number % slots) * RECORD as u64;
+        let written = file
+            .write_all_at(&buffer.0, offset)
+            .and_then(|()| if block { Ok(()) } else { file.sync_data() });
+        if let Err(error) = written {
+            let _ = writeln!(out, "E {number} {error}");
+            return ExitCode::FAILURE;
+        }
+        if writeln!(out, "W {number}").and_then(|()| out.flush()).is_err() {
+            return ExitCode::FAILURE;
+        }
+        number += 1;
+        std::thread::sleep(PACE);
+    }
+    ExitCode::SUCCESS
+}
+
+/// The writer as the story sees it.
+pub(crate) struct Writer {
+    child: Child,
+    path: PathBuf,
+    block: bool,
+    seen: Arc<Mutex<Seen>>,
+}
+
+#[derive(Default)]
+struct Seen {
+    /// The last record that is on the volume.
+    last: u64,
+    /// When each one was reported.
+    times: Vec<Instant>,
+    error: Option<String>,
+}
+
+impl Writer {
+    pub(crate) fn start(path: &Path, block: bool) -> Result<Self> {
+        let path = if block { path.to_owned() } else { path.join("records") };
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("writer").arg("--path").arg(&path);
+        if block {
+            command.arg("--block");
+        }
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let output = child.stdout.take().context("the writer has no output")?;
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let heard = seen.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(|l| l.ok()) {
+                let mut seen = heard.lock().unwrap_or_else(PoisonError::into_inner);
+                match line.split_once(' ') {
+                    Some(("W", n)) => {
+                        seen.last = n.parse().unwrap_or(seen.last);
+                        seen.times.push(Instant::now());
+                    }
+                    _ => seen.error = Some(line),
+                }
+            }
+        });
+        Ok(Self { child, path, block, seen })
+    }
+
+    fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn last(&self) -> u64 {
+        self.seen().last
+    }
+
+    pub(crate) fn error(&self) -> Option<String> {
+        self.seen().error.clone()
+    }
+
+    /// The longest time without a record between two moments, the present pause included.
+    pub(crate) fn longest_stall(&self, from: Instant, to: Instant) -> Duration {
+        let seen = self.seen();
+        let mut longest = Duration::ZERO;
+        let mut previous = from;
+        for at in seen.times.iter().filter(|t| **t >= from && **t <= to) {
+            longest = longest.max(at.duration_since(previous));
+            previous = *at;
+        }
+        longest.max(to.duration_since(previous))
+    }
+
+    /// Waits until `more` further records are on the volume.
+    pub(crate) async fn progress(&self, more: u64, patience: Duration) -> Result<()> {
+        let (began, goal) = (Instant::now(), self.last() + more);
+        while self.last() < goal {
+            if let Some(error) = self.error() {
+                bail!("a write failed: {error}");
+            }
+            if began.elapsed() > patience {
+                bail!("no progress for {patience:?}: record {} of {goal}", self.last());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    /// Tells it to stop, and waits for its end.
+    pub(crate) async fn stop(&mut self, patience: Duration) -> Result<()> {
+        drop(self.child.stdin.take());
+        let began = Instant::now();
+        while self.child.try_wait()?.is_none() {
+            if began.elapsed() > patience {
+                bail!("the writer does not end");
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        // The reader thread may be a line behind.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        Ok(())
+    }
+
+    /// Reads everything back: each place must hold the newest record that was reported for
+    /// it, whole. Returns how many records were checked.
+    pub(crate) fn verify(&self, last: u64) -> Result<u64> {
+        verify(&self.path, self.block, last)
+    }
+}
+
+/// Checks a volume's records against the number of the last one reported.
+fn verify(path: &Path, block: bool, last: u64) -> Result<u64> {
+    let mut options = File::options();
+    options.read(true);
+    if block {
+        options.custom_flags(libc::O_DIRECT);
+    }
+    let file = options.open(path).with_context(|| format!("open {}", path.display()))?;
+    let slots = if block { SLOTS } else { FILE_SLOTS };
+    let newest_first = (last.saturating_sub(slots - 1)..=last).filter(|n| *n > 0);
+    let mut checked = 0;
+    for number in newest_first {
+        let mut buffer = Box::new(Aligned([0; RECORD]));
+        let offset = (number % slots) * RECORD as u64;
+        file.read_exact_at(&mut buffer.0, offset).with_context(|| format!("read record {number}"))?;
+        // The one after the last may have been on its way when the writer was stopped.
+        let found = u64::from_le_bytes(buffer.0[..8].try_into()?);
+        if buffer.0[..] != record(number) {
+            bail!("record {number} is lost or damaged: its place holds record {found}");
+        }
+        checked += 1;
+    }
+    Ok(checked)
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+    }
+}
