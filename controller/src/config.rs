@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use clap::Parser;
 use hyper::Uri;
+use rds_csi_proto::ids::NodeName;
 
 use crate::rules::owner::ClusterId;
 use crate::rules::path::AppliancePath;
@@ -57,6 +58,11 @@ pub struct Args {
     /// [default: the host of --rds-url]
     #[arg(long, env = "RDS_CSI_NVME_ADDRESS", value_name = "HOST")]
     pub nvme_address: Option<Host>,
+
+    /// Names of the nodes that exist, for use without Kubernetes: attaching to any other is
+    /// NOT_FOUND. Without it, any well-formed name is taken for a node
+    #[arg(long, env = "RDS_CSI_NODES", value_name = "NAME,...", value_delimiter = ',')]
+    pub nodes: Vec<NodeName>,
 
     /// Serve /metrics and /healthz here
     #[arg(long, env = "RDS_CSI_METRICS_ADDR", value_name = "ADDR:PORT")]

@@ -19,8 +19,11 @@ pub enum Error {
     #[error("{0}")]
     OutOfRange(String),
     /// The appliance says that there is no such volume.
-    #[error("volume {0} does not exist on the appliance")]
+    #[error("volume {0:?} does not exist on the appliance")]
     NotFound(String),
+    /// The node is not among those that exist.
+    #[error("node {0} does not exist: it is not one of the controller's --nodes")]
+    NoSuchNode(String),
     /// The name is taken by something else than what was asked for.
     #[error("{0}")]
     Exists(String),
@@ -104,7 +107,7 @@ impl Error {
         match self {
             Self::Invalid(_) | Self::Param(_) => Code::InvalidArgument,
             Self::OutOfRange(_) => Code::OutOfRange,
-            Self::NotFound(_) => Code::NotFound,
+            Self::NotFound(_) | Self::NoSuchNode(_) => Code::NotFound,
             Self::Exists(_) => Code::AlreadyExists,
             Self::Refused(_) => Code::FailedPrecondition,
             Self::Busy { .. } => Code::Aborted,

@@ -52,6 +52,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         roots: args.volume_path,
         rds: args.rds_url,
         nvme_address: args.nvme_address,
+        nodes: args.nodes,
     };
     let operations = Operations::default();
     let service = Service::new(

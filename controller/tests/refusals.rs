@@ -157,6 +157,19 @@ async fn an_appliance_that_is_away_is_unavailable_and_comes_back() {
 }
 
 #[tokio::test]
+async fn an_appliance_that_hangs_holds_nobody_for_ever() {
+    let lab = Lab::start().await;
+    lab.create(ID).await.unwrap();
+    lab.ctl(&["drop-connections", "half-open"]);
+    let started = std::time::Instant::now();
+    refused(lab.publish(ID, "node-1").await, Code::Unavailable, "not reachable");
+    // An open connection may be waited on for 20 s, a new one for 5 s.
+    assert!(started.elapsed() < Duration::from_secs(27), "{:?}", started.elapsed());
+    lab.ctl(&["clear"]);
+    lab.publish(ID, "node-1").await.unwrap();
+}
+
+#[tokio::test]
 async fn an_old_router_os_is_refused() {
     let lab = Lab::start_with(&["--version", "7.20.8"], |_| {}).await;
     refused(lab.create(ID).await, Code::FailedPrecondition, "7.21 or later is needed");
@@ -171,6 +184,15 @@ async fn another_clusters_controller_leaves_our_volumes_alone() {
     refused(lab.delete(ID).await, Code::FailedPrecondition, "cluster \"lab\"");
     refused(lab.publish(ID, "node-1").await, Code::FailedPrecondition, "cluster \"lab\"");
     assert_eq!(lab.item(ID).await.unwrap(), before);
+}
+
+#[tokio::test]
+async fn unknown_nodes_are_refused_where_nodes_are_known() {
+    let mut lab = Lab::start().await;
+    lab.create(ID).await.unwrap();
+    lab.restart_controller(&["--nodes", "node-1,node-2"]).await;
+    refused(lab.publish(ID, "node-3").await, Code::NotFound, "node node-3 does not exist");
+    lab.publish(ID, "node-2").await.unwrap();
 }
 
 #[tokio::test]

@@ -83,19 +83,19 @@ async fn an_agent_that_takes_too_long_is_named_at_the_deadline() {
     let status = world
         .node()
         .await
-        .node_unstage_volume(within(Duration::from_millis(600), unstage(SLOW)))
+        .node_unstage_volume(within(Duration::from_secs(3), unstage(SLOW)))
         .await
         .unwrap_err();
     assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
     assert!(status.message().contains("rds-node-agent status"), "{status:?}");
-    assert!(started.elapsed() < Duration::from_secs(5));
+    assert!(started.elapsed() < Duration::from_secs(6));
 }
 
 #[tokio::test]
 async fn without_an_agent_calls_fail_before_their_deadline_and_say_what_to_do() {
     let world = World::new(&["--no-registration"]).await;
     let mut node = world.node().await;
-    let call = within(Duration::from_secs(1), unstage("pvc-1"));
+    let call = within(Duration::from_secs(2), unstage("pvc-1"));
     let status = node.node_unstage_volume(call).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
     assert!(status.message().contains("there is no socket"), "{status:?}");
@@ -104,7 +104,7 @@ async fn without_an_agent_calls_fail_before_their_deadline_and_say_what_to_do() 
 
     // A process that was killed leaves its socket file behind.
     drop(world.start_agent());
-    let call = within(Duration::from_secs(1), unstage("pvc-1"));
+    let call = within(Duration::from_secs(2), unstage("pvc-1"));
     let status = node.node_unstage_volume(call).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
     assert!(status.message().contains("nothing listens"), "{status:?}");

@@ -259,4 +259,3 @@ async fn connect(socket: PathBuf) -> Result<Channel, tonic::transport::Error> {
     });
     Endpoint::from_static("http://localhost").connect_with_connector(connector).await
 }
-

@@ -23,7 +23,9 @@ pub enum Error {
     #[error("{0}")]
     NotFound(String),
     /// Another operation on the same volume is still going on.
-    #[error("{running} of volume {volume} has been running for {since:?}; try again when it is done")]
+    #[error(
+        "{running} of volume {volume} has been running for {since:?}; try again when it is done"
+    )]
     Busy {
         /// The volume.
         volume: VolumeId,

@@ -83,8 +83,10 @@ impl Journal {
                 let aside = state_dir.join(format!("journal.damaged-{}", now_unix_ms()));
                 error!(%reason, aside = %aside.display(), "the journal is unusable and is set aside; sessions are rebuilt from the kernel");
                 if dir.exists() {
-                    std::fs::rename(&dir, &aside)
-                        .map_err(Error::kernel("set the damaged journal aside at", aside.display()))?;
+                    std::fs::rename(&dir, &aside).map_err(Error::kernel(
+                        "set the damaged journal aside at",
+                        aside.display(),
+                    ))?;
                 }
                 let _ = std::fs::remove_file(state_dir.join("journal.sequence"));
                 let journal = Self::try_open(state_dir, &dir).map_err(Error::Journal)?;
@@ -101,9 +103,12 @@ impl Journal {
             Ok(Err(e)) => return Err(e.to_string()),
             Err(_) => return Err("sled panicked while opening it".into()),
         };
-        let file = File::open(dir.join("db")).map_err(|e| format!("open {}/db: {e}", dir.display()))?;
+        let file =
+            File::open(dir.join("db")).map_err(|e| format!("open {}/db: {e}", dir.display()))?;
         let sync_dir = |d: &Path| File::open(d).and_then(|f| f.sync_all());
-        sync_dir(dir).and_then(|()| sync_dir(state_dir)).map_err(|e| format!("sync {}: {e}", dir.display()))?;
+        sync_dir(dir)
+            .and_then(|()| sync_dir(state_dir))
+            .map_err(|e| format!("sync {}: {e}", dir.display()))?;
         let read = |key: &str| db.get(key).map_err(|e| e.to_string());
         if let Some(found) = read("schema")? {
             if found.as_ref() != SCHEMA.to_be_bytes() {
@@ -167,7 +172,9 @@ impl Journal {
             let key = String::from_utf8_lossy(&key).into_owned();
             match parse(&key, &bytes) {
                 Ok(value) => records.push((key, value)),
-                Err(error) => warn!(table = table.name(), %error, "a journal record cannot be understood"),
+                Err(error) => {
+                    warn!(table = table.name(), %error, "a journal record cannot be understood")
+                }
             }
         }
         Ok(records)

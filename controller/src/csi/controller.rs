@@ -1,5 +1,6 @@
 //! CSI Controller: each call reads its request, then runs as the one operation on its
-//! volume. What is not announced is answered with UNIMPLEMENTED, by name.
+//! volume. What is not announced is answered with UNIMPLEMENTED, by name. Ids go into the log
+//! quoted: they are the caller's text and may hold line breaks.
 
 use std::sync::Arc;
 
@@ -66,7 +67,7 @@ impl Controller for Service {
         const RPC: &str = "DeleteVolume";
         let wait = patience(request.metadata());
         let id = request.into_inner().volume_id;
-        let span = info_span!("rpc", rpc = RPC, volume = %id);
+        let span = info_span!("rpc", rpc = RPC, volume = ?id);
         self.answer(RPC, async {
             required("volume_id", &id)?;
             // CSI wants success for a volume that does not exist. An id of another form than
@@ -94,7 +95,7 @@ impl Controller for Service {
         let wait = patience(request.metadata());
         let request = request.into_inner();
         let span =
-            info_span!("rpc", rpc = RPC, volume = %request.volume_id, node = %request.node_id);
+            info_span!("rpc", rpc = RPC, volume = ?request.volume_id, node = ?request.node_id);
         self.answer(RPC, async {
             let request = PublishRequest::new(request)?;
             let volume = request.volume.clone();
@@ -116,7 +117,7 @@ impl Controller for Service {
         const RPC: &str = "ControllerUnpublishVolume";
         let wait = patience(request.metadata());
         let ControllerUnpublishVolumeRequest { volume_id, node_id, .. } = request.into_inner();
-        let span = info_span!("rpc", rpc = RPC, volume = %volume_id, node = %node_id);
+        let span = info_span!("rpc", rpc = RPC, volume = ?volume_id, node = ?node_id);
         self.answer(RPC, async {
             required("volume_id", &volume_id)?;
             let done = ControllerUnpublishVolumeResponse {};
@@ -151,7 +152,7 @@ impl Controller for Service {
     ) -> Result<Response<ValidateVolumeCapabilitiesResponse>, Status> {
         const RPC: &str = "ValidateVolumeCapabilities";
         let request = request.into_inner();
-        let span = info_span!("rpc", rpc = RPC, volume = %request.volume_id);
+        let span = info_span!("rpc", rpc = RPC, volume = ?request.volume_id);
         self.answer(RPC, async {
             required("volume_id", &request.volume_id)?;
             capability::check_all(&request.volume_capabilities)?;

@@ -12,7 +12,7 @@ pub(crate) use publish::PublishRequest;
 
 use std::time::Duration;
 
-use rds_csi_proto::ids::VolumeId;
+use rds_csi_proto::ids::{NodeName, VolumeId};
 use tokio::time::Instant;
 
 use crate::config::{Host, RestUrl};
@@ -35,6 +35,8 @@ pub(crate) struct Settings {
     pub(crate) roots: Vec<AppliancePath>,
     pub(crate) rds: RestUrl,
     pub(crate) nvme_address: Option<Host>,
+    /// The nodes that exist; none given means that they are not known.
+    pub(crate) nodes: Vec<NodeName>,
 }
 
 /// The volumes of one appliance.

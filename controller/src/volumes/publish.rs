@@ -63,6 +63,10 @@ impl Volumes {
         let volume = &request.volume;
         let (item, tag) =
             self.ours(volume).await?.ok_or_else(|| Error::NotFound(volume.to_string()))?;
+        let nodes = &self.settings.nodes;
+        if !nodes.is_empty() && !nodes.contains(&request.node) {
+            return Err(Error::NoSuchNode(request.node.to_string()));
+        }
         // Everything that can fail without a trace comes before the first change.
         let portal = self.portal(request, &item).await?;
         let nqn: Nqn = item.nqn.parse().map_err(|e| {

@@ -29,7 +29,8 @@ impl Printer {
             }));
             return;
         }
-        let mut header = vec!["VOLUME", "STATE", "SINCE", "DEVICE", "PATH", "WAITING", "OUTAGES", "LAST OUTAGE"];
+        let mut header =
+            vec!["VOLUME", "STATE", "SINCE", "DEVICE", "PATH", "WAITING", "OUTAGES", "LAST OUTAGE"];
         let wide = self.format == Format::Wide;
         if wide {
             header.extend(["SIZE", "FILESYSTEM", "STAGED AT", "REASON"]);
@@ -49,7 +50,12 @@ impl Printer {
                 if v.outages == 0 { "-".into() } else { span(v.last_outage_ms) },
             ];
             if wide {
-                row.extend([v.size_bytes.to_string(), dash(&v.filesystem), dash(&v.staging_path), v.reason.clone()]);
+                row.extend([
+                    v.size_bytes.to_string(),
+                    dash(&v.filesystem),
+                    dash(&v.staging_path),
+                    v.reason.clone(),
+                ]);
             }
             table.add_row(row);
         }
@@ -66,7 +72,8 @@ impl Printer {
             self.status(reply);
             return;
         }
-        let mut table = plain(&["VOLUME", "STATE", "CONTROLLER", "PORTAL", "SUBSYSTEM", "HOST NQN"]);
+        let mut table =
+            plain(&["VOLUME", "STATE", "CONTROLLER", "PORTAL", "SUBSYSTEM", "HOST NQN"]);
         for v in &reply.volumes {
             table.add_row(vec![
                 v.volume_id.clone(),
@@ -103,14 +110,22 @@ impl Printer {
         if self.format == Format::Json {
             println!("{}", transition_json(t));
         } else {
-            println!("{} {} -> {}: {}", t.volume_id, state_name(t.from()), state_name(t.to()), t.cause);
+            println!(
+                "{} {} -> {}: {}",
+                t.volume_id,
+                state_name(t.from()),
+                state_name(t.to()),
+                t.cause
+            );
         }
     }
 
     pub(super) fn done(&self, reply: &VolumeReply) {
         if self.format == Format::Json {
             let volume = reply.volume.as_ref().map(volume_json);
-            print_json(&json!({ "version": JSON_VERSION, "message": reply.message, "volume": volume }));
+            print_json(
+                &json!({ "version": JSON_VERSION, "message": reply.message, "volume": volume }),
+            );
         } else {
             println!("{}", reply.message);
         }
@@ -191,7 +206,8 @@ mod tests {
 
     #[test]
     fn spans_are_short_and_true() {
-        let said: Vec<_> = [0, 999, 1_500, 119_999, 120_000, 7_200_000, 172_800_000].map(span).into();
+        let said: Vec<_> =
+            [0, 999, 1_500, 119_999, 120_000, 7_200_000, 172_800_000].map(span).into();
         assert_eq!(said, ["0 ms", "999 ms", "1.5 s", "120.0 s", "2 min", "2 h", "2 d"]);
     }
 }

@@ -31,7 +31,9 @@ pub async fn blocking<T: Send + 'static>(
         .map_err(Error::kernel("start a thread for", &what))?;
     match tokio::time::timeout(deadline, outcome).await {
         Ok(Ok(result)) => result,
-        Ok(Err(_)) => Err(Error::Unavailable(format!("{what}: the worker thread panicked; see the log"))),
+        Ok(Err(_)) => {
+            Err(Error::Unavailable(format!("{what}: the worker thread panicked; see the log")))
+        }
         Err(_) => Err(Error::Timeout { what, after: deadline }),
     }
 }

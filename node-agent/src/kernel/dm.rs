@@ -137,7 +137,9 @@ impl DeviceMapper {
         match self.call(Command::Status, name, "", 0, &[], 0) {
             Ok(buffer) => Ok(Some(buffer.state())),
             // ENXIO is device-mapper's word for "no device of that name" (dm-ioctl.c).
-            Err(Error::Kernel { source, .. }) if source.raw_os_error() == Some(libc::ENXIO) => Ok(None),
+            Err(Error::Kernel { source, .. }) if source.raw_os_error() == Some(libc::ENXIO) => {
+                Ok(None)
+            }
             Err(e) => Err(e),
         }
     }
@@ -233,7 +235,11 @@ impl DeviceMapper {
 }
 
 fn label(name: &str) -> String {
-    if name.is_empty() { "device-mapper devices".into() } else { format!("device-mapper device {name}") }
+    if name.is_empty() {
+        "device-mapper devices".into()
+    } else {
+        format!("device-mapper device {name}")
+    }
 }
 
 /// The ioctl's buffer; words, so that it is aligned as the kernel's structure is.

@@ -56,7 +56,9 @@ pub fn connect(spec: &SessionSpec) -> Result<u32> {
     debug!(options = %line, "connecting");
     device.write_all(line.as_bytes()).map_err(Error::kernel("connect to", &target))?;
     let mut answer = [0u8; 256];
-    let n = device.read(&mut answer).map_err(Error::kernel("read the outcome of connecting to", &target))?;
+    let n = device
+        .read(&mut answer)
+        .map_err(Error::kernel("read the outcome of connecting to", &target))?;
     let answer = String::from_utf8_lossy(answer.get(..n).unwrap_or_default()).into_owned();
     parse_instance(&answer).ok_or_else(|| {
         Error::Unavailable(format!("connecting to {target}: the kernel answered {answer:?}"))

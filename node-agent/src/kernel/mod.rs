@@ -1,18 +1,18 @@
 //! The edge to the kernel. Nothing here decides; everything here is one call, its errors
 //! told in full, and bounded in time by its caller through [`blocking`].
 
-pub mod blocking;
 pub mod blockdev;
+pub mod blocking;
 pub mod dm;
 pub mod fabrics;
 pub mod ioctl;
 pub mod mounts;
-pub mod process;
 pub mod probe;
+pub mod process;
 pub mod processes;
 pub mod programs;
 pub mod sysfs;
 pub mod udev;
 
-pub use blocking::blocking;
 pub use blockdev::DeviceNumber;
+pub use blocking::blocking;

@@ -176,7 +176,12 @@ pub fn in_flight(device: DeviceNumber) -> Option<u64> {
 #[must_use]
 pub fn bytes_written(device: DeviceNumber) -> Option<u64> {
     // Documentation/block/stat.rst: the seventh field, in sectors of 512 bytes.
-    attribute(&device.sysfs(), "stat")?.split_whitespace().nth(6)?.parse::<u64>().ok().map(|s| s * 512)
+    attribute(&device.sysfs(), "stat")?
+        .split_whitespace()
+        .nth(6)?
+        .parse::<u64>()
+        .ok()
+        .map(|s| s * 512)
 }
 
 /// This boot's identity: what was true in another boot is history.
@@ -220,7 +225,10 @@ mod tests {
         write(&nvme.join("nvme0"), &common);
         write(&nvme.join("nvme0"), &[("subsysnqn", "nqn.a"), ("state", "live")]);
         fs::create_dir(nvme.join("nvme0/nvme5c0n1")).unwrap();
-        write(&sys.path().join("block/nvme5n1"), &[("nsid", "1"), ("dev", "259:7"), ("size", "2048")]);
+        write(
+            &sys.path().join("block/nvme5n1"),
+            &[("nsid", "1"), ("dev", "259:7"), ("size", "2048")],
+        );
         write(&nvme.join("nvme1"), &common);
         write(&nvme.join("nvme1"), &[("subsysnqn", "nqn.b"), ("state", "deleting (no IO)")]);
         symlink("gone", nvme.join("nvme1/nvme1n1")).unwrap();

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing::warn;
 
@@ -13,6 +13,9 @@ use crate::kernel::{DeviceNumber, blocking};
 /// Looking through /proc takes milliseconds; a process that is stuck may hold it up for
 /// ever. The kernel refuses what the scan missed.
 const SCAN: Duration = Duration::from_secs(5);
+/// How long udev may look at a device; its rules take a fraction of this.
+const UDEV: Duration = Duration::from_secs(4);
+const UDEV_PAUSE: Duration = Duration::from_millis(200);
 /// Enough to see who it is.
 const SHOWN: usize = 10;
 
@@ -34,19 +37,30 @@ pub(crate) async fn holders(device: DeviceNumber, expected_mount: Option<PathBuf
     holders.clone()
 }
 
-/// Refuses while there is anybody.
+/// Refuses while there is anybody, but gives udev the moment that it needs: it reads every
+/// device that somebody has closed after writing.
 pub(crate) async fn expect_unused(
     device: DeviceNumber,
     expected_mount: Option<PathBuf>,
 ) -> Result<()> {
-    let holders = holders(device, expected_mount).await;
-    if holders.is_empty() {
-        return Ok(());
+    let begun = Instant::now();
+    loop {
+        let holders = holders(device, expected_mount.clone()).await;
+        if holders.is_empty() {
+            return Ok(());
+        }
+        if begun.elapsed() > UDEV || !holders.iter().all(is_udev) {
+            return Err(Error::Precondition(format!(
+                "the volume is still in use: {}; end that use first",
+                list(&holders)
+            )));
+        }
+        tokio::time::sleep(UDEV_PAUSE).await;
     }
-    Err(Error::Precondition(format!(
-        "the volume is still in use: {}; end that use first",
-        list(&holders)
-    )))
+}
+
+fn is_udev(holder: &Holder) -> bool {
+    matches!(holder.command.as_str(), "(udev-worker)" | "systemd-udevd" | "udevd")
 }
 
 /// Why an unmount was refused.

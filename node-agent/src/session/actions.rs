@@ -28,23 +28,23 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(30);
 /// Reading a few blocks and swapping a table; bounded by the target's answers.
 const MAP_DEADLINE: Duration = Duration::from_secs(20);
 /// Deleting a controller whose target is gone waits for its last command to time out.
-pub const DELETE_DEADLINE: Duration = Duration::from_secs(60);
+pub(super) const DELETE_DEADLINE: Duration = Duration::from_secs(60);
 /// A word to the kernel that it answers at once.
 const WORD_DEADLINE: Duration = Duration::from_secs(5);
 
 /// What an action needs to know beside itself.
 #[derive(Clone)]
-pub struct Context {
-    pub spec: SessionSpec,
-    pub content: Content,
-    pub samples: Samples,
+pub(super) struct Context {
+    pub(super) spec: SessionSpec,
+    pub(super) content: Content,
+    pub(super) samples: Samples,
     /// Bounds how many volumes connect at once: after an outage of the appliance all of
     /// them want to.
-    pub connects: Arc<Semaphore>,
+    pub(super) connects: Arc<Semaphore>,
 }
 
 /// Does it, and says how it ended.
-pub async fn carry_out(action: Action, context: Context) -> Outcome {
+pub(super) async fn carry_out(action: Action, context: Context) -> Outcome {
     let volume = context.spec.volume.clone();
     match action {
         Action::Connect => Outcome::Connected(connect(context).await),
@@ -55,8 +55,9 @@ pub async fn carry_out(action: Action, context: Context) -> Outcome {
         }
         Action::Delete(controller) => {
             let name = controller.clone();
-            let deleted =
-                blocking(format!("delete {controller}"), DELETE_DEADLINE, move || fabrics::delete(&name));
+            let deleted = blocking(format!("delete {controller}"), DELETE_DEADLINE, move || {
+                fabrics::delete(&name)
+            });
             report(&volume, deleted.await);
             Outcome::Deleted
         }
@@ -76,12 +77,16 @@ fn report(volume: &VolumeId, result: Result<()>) {
     }
 }
 
-async fn word(what: &'static str, call: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
+async fn word(
+    what: &'static str,
+    call: impl FnOnce() -> Result<()> + Send + 'static,
+) -> Result<()> {
     blocking(what, WORD_DEADLINE, call).await
 }
 
 async fn connect(context: Context) -> Result<(), ConnectFailure> {
-    let refuse = |reason: String, port_closed| ConnectFailure { reason, port_closed, host_refused: false };
+    let refuse =
+        |reason: String, port_closed| ConnectFailure { reason, port_closed, host_refused: false };
     let Ok(_permit) = context.connects.clone().acquire_owned().await else {
         return Err(refuse("the agent is stopping".into(), false));
     };
@@ -97,8 +102,9 @@ async fn connect(context: Context) -> Result<(), ConnectFailure> {
         return Err(refuse(error.to_string(), closed));
     }
     let spec = context.spec.clone();
-    let connected =
-        blocking(format!("connect to {}", spec.nqn), CONNECT_DEADLINE, move || fabrics::connect(&spec));
+    let connected = blocking(format!("connect to {}", spec.nqn), CONNECT_DEADLINE, move || {
+        fabrics::connect(&spec)
+    });
     match connected.await {
         Ok(instance) => {
             info!(volume = %context.spec.volume, controller = format!("nvme{instance}"), "connected");

@@ -61,7 +61,9 @@ pub fn compare(
                 Some((t, u)) => {
                     Verdict::Different(format!("it should hold {expected} and holds {t} {u}"))
                 }
-                None => Verdict::Different(format!("it should hold {expected} and holds no file system")),
+                None => Verdict::Different(format!(
+                    "it should hold {expected} and holds no file system"
+                )),
             })
         }
         Content::Raw => compare_samples(device, samples, written_since),
@@ -141,7 +143,8 @@ pub fn identify(device: &File) -> io::Result<Option<(String, String)>> {
 
 fn identify_bytes(head: &[u8]) -> Option<(String, String)> {
     let at = |offset: usize, len: usize| head.get(offset..offset + len).unwrap_or_default();
-    let uuid = |offset: usize| uuid::Uuid::from_slice(at(offset, 16)).unwrap_or_default().to_string();
+    let uuid =
+        |offset: usize| uuid::Uuid::from_slice(at(offset, 16)).unwrap_or_default().to_string();
     if at(0, 4) == b"XFSB" {
         return Some(("xfs".into(), uuid(32)));
     }
@@ -150,7 +153,8 @@ fn identify_bytes(head: &[u8]) -> Option<(String, String)> {
     }
     // s_magic; then s_feature_compat (has_journal 0x4) and s_feature_incompat (extents 0x40).
     if at(1024 + 0x38, 2) == [0x53, 0xef] {
-        let word = |offset: usize| at(1024 + offset, 4).try_into().map(u32::from_le_bytes).unwrap_or(0);
+        let word =
+            |offset: usize| at(1024 + offset, 4).try_into().map(u32::from_le_bytes).unwrap_or(0);
         let kind = match (word(0x5c) & 0x4 != 0, word(0x60) & 0x40 != 0) {
             (_, true) => "ext4",
             (true, false) => "ext3",
@@ -192,7 +196,10 @@ mod tests {
         assert!(matches!(other, Verdict::Different(_)));
         let empty = tempfile::tempfile().unwrap();
         empty.set_len(SIZE).unwrap();
-        assert!(matches!(compare(&empty, &Content::Raw, &samples, 0).unwrap(), Verdict::Different(_)));
+        assert!(matches!(
+            compare(&empty, &Content::Raw, &samples, 0).unwrap(),
+            Verdict::Different(_)
+        ));
     }
 
     #[test]
@@ -215,11 +222,20 @@ mod tests {
         file.write_all(&head).unwrap();
         let fs = |uuid: &str| Content::Filesystem { fs_type: "ext4".into(), uuid: uuid.into() };
         assert_eq!(compare(&file, &fs(uuid), &Samples::default(), 0).unwrap(), Verdict::Same);
-        assert!(matches!(compare(&file, &fs("x"), &Samples::default(), 0).unwrap(), Verdict::Different(_)));
+        assert!(matches!(
+            compare(&file, &fs("x"), &Samples::default(), 0).unwrap(),
+            Verdict::Different(_)
+        ));
         file.set_len(0).unwrap();
         file.set_len(68 << 10).unwrap();
-        assert!(matches!(compare(&file, &fs(uuid), &Samples::default(), 0).unwrap(), Verdict::Different(_)));
+        assert!(matches!(
+            compare(&file, &fs(uuid), &Samples::default(), 0).unwrap(),
+            Verdict::Different(_)
+        ));
         file.set_len(1000).unwrap();
-        assert!(compare(&file, &fs(uuid), &Samples::default(), 0).is_err(), "unreadable is not different");
+        assert!(
+            compare(&file, &fs(uuid), &Samples::default(), 0).is_err(),
+            "unreadable is not different"
+        );
     }
 }

@@ -110,7 +110,9 @@ impl Keeper {
             let old = &view.spec;
             // A take-down that was cut short is finished before anything is built again.
             view.state == State::Draining
-                || old.host_nqn != spec.host_nqn || old.nqn != spec.nqn || old.portal != spec.portal
+                || old.host_nqn != spec.host_nqn
+                || old.nqn != spec.nqn
+                || old.portal != spec.portal
         });
         let handle = match known {
             Some(handle) if !stale => handle,
@@ -126,14 +128,19 @@ impl Keeper {
         };
         let mut view = handle.view.clone();
         let left = until.saturating_duration_since(Instant::now());
-        let waited = tokio::time::timeout(left, view.wait_for(|v| {
-            matches!(v.state, State::Blocked | State::Fenced)
-                || (v.state == State::Live && v.device.is_some())
-        }))
+        let waited = tokio::time::timeout(
+            left,
+            view.wait_for(|v| {
+                matches!(v.state, State::Blocked | State::Fenced)
+                    || (v.state == State::Live && v.device.is_some())
+            }),
+        )
         .await;
         let view = match waited {
             Ok(Ok(view)) => view.clone(),
-            Ok(Err(_)) => return Err(Error::Unavailable(format!("the session of {volume} ended; try again"))),
+            Ok(Err(_)) => {
+                return Err(Error::Unavailable(format!("the session of {volume} ended; try again")));
+            }
             Err(_) => {
                 let last = handle.view.borrow().reason.clone();
                 return Err(Error::Unavailable(format!(
@@ -270,7 +277,8 @@ impl Keeper {
     /// If the journal cannot be read.
     pub async fn history(&self, volume: &VolumeId) -> Result<Vec<TransitionRecord>> {
         let (journal, volume) = (self.inner.shared.journal.clone(), volume.clone());
-        blocking("read the journal", JOURNAL_DEADLINE, move || journal.history(volume.as_str())).await
+        blocking("read the journal", JOURNAL_DEADLINE, move || journal.history(volume.as_str()))
+            .await
     }
 
     /// This boot's identity.
@@ -311,11 +319,15 @@ fn remember_transitions(shared: &Shared) -> Result<()> {
             loop {
                 match transitions.blocking_recv() {
                     Ok(entry) => {
-                        if let Err(error) = journal.remember(entry.volume.as_str(), entry.at_unix_ms, &entry) {
+                        if let Err(error) =
+                            journal.remember(entry.volume.as_str(), entry.at_unix_ms, &entry)
+                        {
                             warn!(%error, "the history lacks a transition");
                         }
                     }
-                    Err(broadcast::error::RecvError::Lagged(n)) => warn!(n, "the history lacks transitions"),
+                    Err(broadcast::error::RecvError::Lagged(n)) => {
+                        warn!(n, "the history lacks transitions")
+                    }
                     Err(broadcast::error::RecvError::Closed) => return,
                 }
             }

@@ -250,7 +250,10 @@ impl Machine {
     #[must_use]
     pub fn current(&self) -> Option<(&Controller, &Namespace)> {
         let seen = self.seen.as_ref()?;
-        let live = seen.controllers.iter().find(|c| self.is_ours(c) && c.state == ControllerState::Live)?;
+        let live = seen
+            .controllers
+            .iter()
+            .find(|c| self.is_ours(c) && c.state == ControllerState::Live)?;
         live.namespace.as_ref().map(|n| (live, n))
     }
     /// When the machine next has something to do by itself, if it has to wait.
@@ -345,7 +348,8 @@ impl Machine {
     fn backoff(&self) -> Millis {
         let doubled = BACKOFF_FIRST << self.attempts.saturating_sub(1).min(10);
         let full = doubled.min(BACKOFF_LAST);
-        let salt = self.config.jitter.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(self.attempts);
+        let salt =
+            self.config.jitter.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(self.attempts);
         full / 2 + salt % (full / 2 + 1)
     }
 
@@ -378,9 +382,7 @@ impl Machine {
             },
             Some(c) => {
                 let cause = format!("{} is {:?}", c.name, c.state).to_lowercase();
-                let waiting =
-                    if self.last_live.is_some() { State::Degraded } else { State::Connecting };
-                self.lose(waiting, &cause, now);
+                self.lose(self.waiting(), &cause, now);
                 None
             }
             None => self.without_controller(&going, now),
@@ -415,18 +417,22 @@ impl Machine {
             self.live(now);
             return None;
         }
-        let growing = shield.is_some_and(|s| {
-            s.path == Some(namespace.number) && s.path_active && !s.suspended
-        });
+        let growing = shield
+            .is_some_and(|s| s.path == Some(namespace.number) && s.path_active && !s.suspended);
         if !growing {
-            let cause = format!("{} is back, I/O does not go to it yet", namespace.name);
-            self.lose(State::Degraded, &cause, now);
+            let cause = format!("{} is there, I/O does not go to it yet", namespace.name);
+            self.lose(self.waiting(), &cause, now);
         }
         // A new export means that the target let go of the old one and all its I/O.
         let new_export = self.mapped_wwid.as_ref().is_some_and(|w| *w != namespace.wwid);
         let first = shield.is_none();
         let old_writes_gone = first || growing || new_export || now >= self.old_writes_until;
         (old_writes_gone && now >= self.retry_at).then(|| Action::Map(namespace.clone()))
+    }
+
+    /// Not there yet, or not there any more.
+    fn waiting(&self) -> State {
+        if self.last_live.is_some() { State::Degraded } else { State::Connecting }
     }
 
     fn without_namespace(&mut self, controller: &str, now: Millis) -> Option<Action> {
@@ -448,7 +454,8 @@ impl Machine {
         if let Some(old) = going.first() {
             let since = *self.going_since.get_or_insert(now);
             if now.saturating_sub(since) > DELETE_PATIENCE {
-                self.reason = format!("{} has been on its way out for too long; another is made", old.name);
+                self.reason =
+                    format!("{} has been on its way out for too long; another is made", old.name);
             }
         } else {
             self.going_since = None;

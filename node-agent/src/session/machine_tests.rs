@@ -56,8 +56,7 @@ impl Story {
 
     fn sees(&mut self, controllers: &[Controller], shield: Option<ShieldSeen>) -> Option<Action> {
         self.now += 1;
-        let look =
-            Observation { taken_at: self.now, controllers: controllers.to_vec(), shield };
+        let look = Observation { taken_at: self.now, controllers: controllers.to_vec(), shield };
         self.machine.step(Event::Observed(look), self.now)
     }
 
@@ -94,7 +93,10 @@ fn a_changed_identity_is_rescanned_and_mapped_at_once() {
     story.done(Outcome::Rescanned);
     let back = controller(ControllerState::Live, Some(namespace(2, "w2")));
     // No wait for old writes: another wwid proves that the old export is gone.
-    assert_eq!(story.sees(&[back.clone()], Some(shield(1, false))), Some(Action::Map(namespace(2, "w2"))));
+    assert_eq!(
+        story.sees(&[back.clone()], Some(shield(1, false))),
+        Some(Action::Map(namespace(2, "w2")))
+    );
     story.done(Outcome::Mapped(namespace(2, "w2")));
     story.sees(&[back], Some(shield(2, true)));
     assert_eq!(story.machine.state(), State::Live);
@@ -105,7 +107,8 @@ fn a_changed_identity_is_rescanned_and_mapped_at_once() {
 fn a_removed_controller_is_connected_again_at_once_and_then_with_backoff() {
     let mut story = Story::live();
     assert_eq!(story.sees(&[], Some(shield(1, false))), Some(Action::Connect));
-    let failure = ConnectFailure { reason: "refused".into(), port_closed: true, host_refused: false };
+    let failure =
+        ConnectFailure { reason: "refused".into(), port_closed: true, host_refused: false };
     let mut pauses = Vec::new();
     for _ in 0..8 {
         story.done(Outcome::Connected(Err(failure.clone())));
@@ -136,7 +139,8 @@ fn the_same_export_gets_no_io_before_its_old_writes_are_gone() {
 fn a_closed_port_proves_that_old_writes_are_gone() {
     let mut story = Story::live();
     assert_eq!(story.sees(&[], Some(shield(1, false))), Some(Action::Connect));
-    let closed = ConnectFailure { reason: "refused".into(), port_closed: true, host_refused: false };
+    let closed =
+        ConnectFailure { reason: "refused".into(), port_closed: true, host_refused: false };
     story.done(Outcome::Connected(Err(closed)));
     story.wait(BACKOFF_LAST);
     let back = controller(ControllerState::Live, Some(namespace(1, "w1")));
@@ -166,7 +170,10 @@ fn rescans_without_result_end_in_a_new_controller() {
 fn another_volumes_content_blocks_and_stays_blocked() {
     let mut story = Story::live();
     let other = controller(ControllerState::Live, Some(namespace(2, "w2")));
-    assert_eq!(story.sees(&[other.clone()], Some(shield(1, false))), Some(Action::Map(namespace(2, "w2"))));
+    assert_eq!(
+        story.sees(&[other.clone()], Some(shield(1, false))),
+        Some(Action::Map(namespace(2, "w2")))
+    );
     story.done(Outcome::Different("it holds another file system".into()));
     assert_eq!(story.machine.state(), State::Blocked);
     story.wait(100_000);
@@ -240,5 +247,9 @@ fn a_suspended_or_smaller_shield_is_mended() {
     story.done(Outcome::Mapped(namespace(1, "w1")));
     let grown = Namespace { size_bytes: 2 << 30, ..namespace(1, "w1") };
     let up = controller(ControllerState::Live, Some(grown.clone()));
-    assert_eq!(story.sees(&[up], Some(shield(1, true))), Some(Action::Map(grown)), "no wait to grow");
+    assert_eq!(
+        story.sees(&[up], Some(shield(1, true))),
+        Some(Action::Map(grown)),
+        "no wait to grow"
+    );
 }

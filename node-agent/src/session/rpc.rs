@@ -40,9 +40,8 @@ impl SessionsService {
             .ok()
             .flatten()
             .unwrap_or_default();
-        let text = |key: &str| {
-            stage.get(key).and_then(|v| v.as_str()).unwrap_or_default().to_owned()
-        };
+        let text =
+            |key: &str| stage.get(key).and_then(|v| v.as_str()).unwrap_or_default().to_owned();
         Volume {
             volume_id: view.spec.volume.to_string(),
             state: view.state.into(),

@@ -128,8 +128,9 @@ pub fn map(dm: &DeviceMapper, volume: &VolumeId, namespace: &Namespace) -> Resul
     } else {
         swap(dm, &name, &seen, &table(namespace.number, namespace.size_bytes))?;
     }
-    look(dm, volume)?
-        .ok_or_else(|| Error::Unavailable(format!("{name} vanished while it was mapped; try again")))
+    look(dm, volume)?.ok_or_else(|| {
+        Error::Unavailable(format!("{name} vanished while it was mapped; try again"))
+    })
 }
 
 fn swap(dm: &DeviceMapper, name: &str, seen: &ShieldSeen, table: &Target) -> Result<()> {
@@ -194,7 +195,8 @@ pub fn open_namespace(namespace: &Namespace) -> Result<File> {
         .custom_flags(libc::O_DIRECT)
         .open(&path)
         .map_err(Error::kernel("open", path.display()))?;
-    let stat = rustix::fs::fstat(&file).map_err(|e| Error::kernel("look at", path.display())(e.into()))?;
+    let stat =
+        rustix::fs::fstat(&file).map_err(|e| Error::kernel("look at", path.display())(e.into()))?;
     if DeviceNumber::from_raw(stat.st_rdev) == namespace.number {
         Ok(file)
     } else {

@@ -30,7 +30,7 @@ const JOURNAL_DEADLINE: Duration = Duration::from_secs(30);
 const IDLE: Millis = 1_000;
 
 /// What can be asked of a session.
-pub enum Command {
+pub(super) enum Command {
     Reconnect(oneshot::Sender<Result<String>>),
     Rescan(oneshot::Sender<Result<String>>),
     Fail(oneshot::Sender<Result<()>>),
@@ -40,29 +40,29 @@ pub enum Command {
 
 /// What all tasks share.
 #[derive(Clone)]
-pub struct Shared {
-    pub journal: Journal,
-    pub sweeps: watch::Receiver<Option<Arc<Sweep>>>,
-    pub waker: Waker,
-    pub connects: Arc<tokio::sync::Semaphore>,
-    pub transitions: broadcast::Sender<TransitionRecord>,
+pub(super) struct Shared {
+    pub(super) journal: Journal,
+    pub(super) sweeps: watch::Receiver<Option<Arc<Sweep>>>,
+    pub(super) waker: Waker,
+    pub(super) connects: Arc<tokio::sync::Semaphore>,
+    pub(super) transitions: broadcast::Sender<TransitionRecord>,
     /// The zero of the machines' clock.
-    pub epoch: Instant,
+    pub(super) epoch: Instant,
 }
 
 impl Shared {
-    pub fn millis(&self, at: Instant) -> Millis {
+    pub(super) fn millis(&self, at: Instant) -> Millis {
         u64::try_from(at.saturating_duration_since(self.epoch).as_millis()).unwrap_or(u64::MAX)
     }
 }
 
 /// One volume's session.
-pub struct Task {
-    pub shared: Shared,
-    pub record: SessionRecord,
-    pub machine: Machine,
-    pub commands: mpsc::Receiver<Command>,
-    pub show: watch::Sender<SessionView>,
+pub(super) struct Task {
+    pub(super) shared: Shared,
+    pub(super) record: SessionRecord,
+    pub(super) machine: Machine,
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) show: watch::Sender<SessionView>,
     outcome: Option<oneshot::Receiver<Outcome>>,
     waiting_fail: Vec<oneshot::Sender<Result<()>>>,
     sampled_at: Option<Instant>,
@@ -71,7 +71,7 @@ pub struct Task {
 }
 
 impl Task {
-    pub fn new(
+    pub(super) fn new(
         shared: Shared,
         record: SessionRecord,
         machine: Machine,
@@ -93,7 +93,7 @@ impl Task {
     }
 
     /// Runs until the volume is detached or the agent ends.
-    pub async fn run(mut self) {
+    pub(super) async fn run(mut self) {
         let mut sweeps = self.shared.sweeps.clone();
         self.shared.waker.wake();
         loop {
@@ -153,7 +153,12 @@ impl Task {
         Some(Observation {
             taken_at: self.shared.millis(sweep.taken_at),
             // Exact: a subsystem whose name merely contains ours is another volume.
-            controllers: sweep.controllers.iter().filter(|c| c.nqn == spec.nqn.as_str()).cloned().collect(),
+            controllers: sweep
+                .controllers
+                .iter()
+                .filter(|c| c.nqn == spec.nqn.as_str())
+                .cloned()
+                .collect(),
             shield,
         })
     }
@@ -266,7 +271,11 @@ impl Task {
                 Some(Event::Reconnect)
             }
             Command::Rescan(reply) => {
-                let name = self.machine.current().map(|(c, _)| c.name.clone()).or_else(|| self.show.borrow().controller.clone());
+                let name = self
+                    .machine
+                    .current()
+                    .map(|(c, _)| c.name.clone())
+                    .or_else(|| self.show.borrow().controller.clone());
                 let result = match name {
                     None => Err(Error::Precondition(format!(
                         "volume {} has no live controller to rescan; see its status",
@@ -377,28 +386,37 @@ impl Task {
         // An action under way could make the controller that is about to be deleted.
         while self.outcome.is_some() {
             let left = deadline.saturating_duration_since(Instant::now());
-            let outcome = tokio::time::timeout(left, received(&mut self.outcome)).await.map_err(|_| {
-                Error::Timeout { what: format!("the session's last action on {volume}"), after: left }
-            })?;
+            let outcome =
+                tokio::time::timeout(left, received(&mut self.outcome)).await.map_err(|_| {
+                    Error::Timeout {
+                        what: format!("the session's last action on {volume}"),
+                        after: left,
+                    }
+                })?;
             if let Some(outcome) = outcome {
                 self.feed(Event::Done(outcome));
             }
         }
         let left = || deadline.saturating_duration_since(Instant::now());
         let id = volume.clone();
-        blocking("remove the shield", left(), move || shield::remove(&DeviceMapper::open()?, &id)).await?;
+        blocking("remove the shield", left(), move || shield::remove(&DeviceMapper::open()?, &id))
+            .await?;
         // From here on there is no way back: the volume has no users.
         self.record.phase = Phase::Detaching;
         self.write_record().await?;
         let nqn = self.record.spec.nqn.clone();
         for controller in self.controllers().await? {
             info!(%volume, controller = controller.name, "disconnecting");
-            let delete = blocking(format!("delete {}", controller.name), left().min(DELETE_DEADLINE), move || {
-                if let Some(namespace) = &controller.namespace {
-                    refuse_if_held(namespace)?;
-                }
-                fabrics::delete(&controller.name)
-            });
+            let delete = blocking(
+                format!("delete {}", controller.name),
+                left().min(DELETE_DEADLINE),
+                move || {
+                    if let Some(namespace) = &controller.namespace {
+                        refuse_if_held(namespace)?;
+                    }
+                    fabrics::delete(&controller.name)
+                },
+            );
             match delete.await {
                 // It went by itself meanwhile; what is left is looked at below.
                 Ok(()) | Err(Error::Kernel { action: "delete", .. }) => {}

@@ -94,14 +94,27 @@ until_true "live" state_is v1 live
 grep -q Linux "$(controller v1)/model"
 step "firmware $(<"$(controller v1)/firmware_rev"), nvmet $(field v1 nvmet)"
 
-step "fencing by host name: connect refused, live untouched"
-rest POST disk/set '{".id":"v1","nvme-tcp-server-allow-host-name":"nqn.2014-08.org.nvmexpress:uuid:11111111-1111-1111-1111-111111111111"}'; echo
-until_true "allow list" test -d "$nvmet/hosts/nqn.2014-08.org.nvmexpress:uuid:11111111-1111-1111-1111-111111111111"
+step "allow list: live controllers untouched, strangers refused by the target, the host let in"
+ours=11111111-1111-1111-1111-111111111111
+stranger=22222222-2222-2222-2222-222222222222
+as() { connect "$1" --hostnqn="nqn.2014-08.org.nvmexpress:uuid:$2" --hostid="$2"; }
+for v in v1 v2; do
+	rest POST disk/set '{".id":"'$v'","nvme-tcp-server-allow-host-name":"nqn.2014-08.org.nvmexpress:uuid:'$ours'"}'
+	until_true "allow list of $v" test -L "$nvmet/subsystems/$prefix:$v/allowed_hosts/nqn.2014-08.org.nvmexpress:uuid:$ours"
+done
 sleep 1
 state_is v1 live
-not connect v1 --hostnqn=nqn.2014-08.org.nvmexpress:uuid:22222222-2222-2222-2222-222222222222 --hostid=22222222-2222-2222-2222-222222222222
-rest POST disk/set '{".id":"v1","nvme-tcp-server-allow-host-name":""}'; echo
-until_true "allow list gone" test ! -d "$nvmet/hosts/nqn.2014-08.org.nvmexpress:uuid:11111111-1111-1111-1111-111111111111"
+# v2, which nobody is connected to: for v1, nvme-cli would say "already connected" on its own.
+dmesg -C
+not as v2 $stranger
+dmesg | grep -q "uuid:$stranger.*not allowed" || fail "not the target's refusal"
+as v2 $ours
+until_true "live" state_is v2 live
+nvme disconnect -n $prefix:v2 >/dev/null
+for v in v1 v2; do
+	rest POST disk/set '{".id":"'$v'","nvme-tcp-server-allow-host-name":""}'
+done
+until_true "allow list gone" test ! -d "$nvmet/hosts/nqn.2014-08.org.nvmexpress:uuid:$ours"
 
 step "packets dropped and healed: same identity"
 before=$(field v1 uuid)

@@ -110,7 +110,10 @@ impl Csi {
             .into_inner();
         let volume = created.volume.ok_or_else(|| Status::internal("no volume in the answer"))?;
         if volume.capacity_bytes < bytes {
-            return Err(Status::internal(format!("got {} of {bytes} bytes", volume.capacity_bytes)));
+            return Err(Status::internal(format!(
+                "got {} of {bytes} bytes",
+                volume.capacity_bytes
+            )));
         }
         let id = volume.volume_id;
         // kubelet's own paths (pkg/volume/csi/csi_mounter.go, csi_block.go).
@@ -215,7 +218,10 @@ impl Csi {
     pub(crate) async fn delete(&mut self, volume: &Volume) -> Result<(), Status> {
         let volume_id = volume.id.clone();
         self.controller
-            .delete_volume(request(DeleteVolumeRequest { volume_id, ..DeleteVolumeRequest::default() }))
+            .delete_volume(request(DeleteVolumeRequest {
+                volume_id,
+                ..DeleteVolumeRequest::default()
+            }))
             .await?;
         Ok(())
     }
@@ -234,7 +240,10 @@ pub(crate) async fn with_retries<T, F: Future<Output = Result<T, Status>>>(
             Err(status)
                 if matches!(
                     status.code(),
-                    Code::Unavailable | Code::Aborted | Code::DeadlineExceeded | Code::FailedPrecondition
+                    Code::Unavailable
+                        | Code::Aborted
+                        | Code::DeadlineExceeded
+                        | Code::FailedPrecondition
                 ) && began.elapsed() < patience =>
             {
                 println!("  {what}: {:?}: {}; again", status.code(), status.message());

@@ -36,7 +36,7 @@ pub(crate) async fn run() -> bool {
     if !report.case("the main job", result) {
         println!("--- agent\n{}\n--- controller\n{}", tail("agent", 60), tail("controller", 20));
     }
-    drop(story);
+    report.case("everything ends when told to", story.stack.stop());
 
     let result = without_shield(&mut report).await;
     if !report.case("without the shield a write fails", result) {
@@ -113,9 +113,8 @@ impl Story {
     }
 
     async fn survive(&mut self, report: &mut Report, fault: Fault) -> Result<()> {
-        let outages = |all: &[Value]| -> u64 {
-            all.iter().map(|v| v["outages"].as_u64().unwrap_or(0)).sum()
-        };
+        let outages =
+            |all: &[Value]| -> u64 { all.iter().map(|v| v["outages"].as_u64().unwrap_or(0)).sum() };
         let before = outages(&self.each_status()?);
         let began = Instant::now();
         report.say(format!("fault: {}", fault.name()));
@@ -145,7 +144,10 @@ impl Story {
         });
         if !matches!(fault, Fault::AgentKilled) {
             let after = outages(&status);
-            ensure!(after >= before + 2, "the fault took no session away: {before} outages, then {after}");
+            ensure!(
+                after >= before + 2,
+                "the fault took no session away: {before} outages, then {after}"
+            );
         }
         Ok(())
     }
@@ -172,7 +174,8 @@ impl Story {
         for writer in &self.writers {
             let last = writer.last();
             let checked = writer.verify(last)?;
-            report.say(format!("{checked} records read back, the newest is {last}; none is missing"));
+            report
+                .say(format!("{checked} records read back, the newest is {last}; none is missing"));
         }
         Ok(())
     }

@@ -69,7 +69,8 @@ impl Fault {
                 }
             }
             Self::ApplianceRebooted => {
-                let words = "reboot --down 10 --export-delay 4 --stagger 2 --portal-first true --wait";
+                let words =
+                    "reboot --down 10 --export-delay 4 --stagger 2 --portal-first true --wait";
                 stack.order(&words.split(' ').collect::<Vec<_>>())?;
             }
             Self::AgentKilled => {

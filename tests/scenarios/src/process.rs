@@ -13,6 +13,8 @@ use nix::unistd::Pid;
 pub(crate) struct Daemon {
     name: &'static str,
     child: Child,
+    /// Where its own part of the log begins.
+    log_start: u64,
 }
 
 /// Where logs of a run go: the guest's results, or a scratch directory.
@@ -23,7 +25,11 @@ pub(crate) fn results() -> PathBuf {
 /// A program of this project, which lies beside this one.
 pub(crate) fn sibling(name: &str) -> Result<PathBuf> {
     let path = std::env::current_exe()?.with_file_name(name);
-    if path.exists() { Ok(path) } else { bail!("{} is missing: cargo build --workspace", path.display()) }
+    if path.exists() {
+        Ok(path)
+    } else {
+        bail!("{} is missing: cargo build --workspace", path.display())
+    }
 }
 
 /// Runs a command to its end, and fails with its output if it fails.
@@ -46,13 +52,21 @@ impl Daemon {
     pub(crate) fn start(name: &'static str, mut command: Command) -> Result<Self> {
         let path = results().join(format!("{name}.log"));
         let log = File::options().create(true).append(true).open(&path)?;
+        let log_start = log.metadata()?.len();
         let child = command
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
             .with_context(|| format!("start {name}: {command:?}"))?;
-        Ok(Self { name, child })
+        Ok(Self { name, child, log_start })
+    }
+
+    /// Whether it has printed this line since it was started.
+    pub(crate) fn has_printed(&self, line: &str) -> bool {
+        let log = std::fs::read(results().join(format!("{}.log", self.name))).unwrap_or_default();
+        let start = usize::try_from(self.log_start).unwrap_or(0).min(log.len());
+        String::from_utf8_lossy(&log[start..]).lines().any(|l| l.trim() == line)
     }
 
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
@@ -94,7 +108,11 @@ impl Drop for Daemon {
 }
 
 /// Waits until a socket accepts, or the daemon behind it has ended.
-pub(crate) async fn socket_up(daemon: &mut Daemon, socket: &Path, patience: Duration) -> Result<()> {
+pub(crate) async fn socket_up(
+    daemon: &mut Daemon,
+    socket: &Path,
+    patience: Duration,
+) -> Result<()> {
     let began = Instant::now();
     loop {
         if tokio::net::UnixStream::connect(socket).await.is_ok() {

@@ -61,26 +61,34 @@ async fn tell(report: &mut Report) -> Result<()> {
 
 async fn identity(report: &mut Report, csi: &mut Csi) {
     let info = csi.identity.get_plugin_info(request(GetPluginInfoRequest {})).await;
-    report.case("Identity names the driver", match info {
-        Ok(info) if info.get_ref().name == rds_csi_proto::DRIVER_NAME => Ok(()),
-        other => Err(anyhow::anyhow!("{other:?}")),
-    });
+    report.case(
+        "Identity names the driver",
+        match info {
+            Ok(info) if info.get_ref().name == rds_csi_proto::DRIVER_NAME => Ok(()),
+            other => Err(anyhow::anyhow!("{other:?}")),
+        },
+    );
     let probe = csi.identity.probe(request(ProbeRequest {})).await;
-    report.case("Identity is ready", match probe {
-        Ok(p) if p.get_ref().ready == Some(true) => Ok(()),
-        other => Err(anyhow::anyhow!("{other:?}")),
-    });
+    report.case(
+        "Identity is ready",
+        match probe {
+            Ok(p) if p.get_ref().ready == Some(true) => Ok(()),
+            other => Err(anyhow::anyhow!("{other:?}")),
+        },
+    );
 }
 
 async fn creation(report: &mut Report, csi: &mut Csi) {
     let none = HashMap::new;
     let parameters = |k: &str, v: &str| HashMap::from([(k.to_owned(), v.to_owned())]);
 
-    let answer = csi.create(VOLUME, MIB, filesystem("ext4"), parameters("ioTimeoutSecond", "5")).await;
+    let answer =
+        csi.create(VOLUME, MIB, filesystem("ext4"), parameters("ioTimeoutSecond", "5")).await;
     let says = ["ioTimeoutSecond", "ioTimeoutSeconds"];
     report.case("an unknown StorageClass key", refused(answer, Code::InvalidArgument, &says));
 
-    let answer = csi.create(VOLUME, MIB, filesystem("ext4"), parameters("keepAliveTmo", "soon")).await;
+    let answer =
+        csi.create(VOLUME, MIB, filesystem("ext4"), parameters("keepAliveTmo", "soon")).await;
     let says = ["keepAliveTmo", "soon", "accepted is"];
     report.case("a malformed StorageClass value", refused(answer, Code::InvalidArgument, &says));
 
@@ -93,7 +101,8 @@ async fn creation(report: &mut Report, csi: &mut Csi) {
     report.case("a file system on several nodes", refused(answer, Code::InvalidArgument, &["ock"]));
 
     let answer = csi.create(VOLUME, MIB, filesystem("ntfs"), none()).await;
-    report.case("an unknown file system", refused(answer, Code::InvalidArgument, &["ntfs", "ext4"]));
+    report
+        .case("an unknown file system", refused(answer, Code::InvalidArgument, &["ntfs", "ext4"]));
 }
 
 fn stage(volume: &str, publish_context: HashMap<String, String>) -> NodeStageVolumeRequest {
@@ -118,7 +127,8 @@ async fn staging(report: &mut Report, csi: &mut Csi) {
 async fn agent_absent(report: &mut Report, stack: &mut Stack, csi: &mut Csi) -> Result<()> {
     // A shim whose agent was never installed.
     let absent = Path::new("/run/nowhere/agent.sock");
-    let mut lonely = Daemon::start("shim", Stack::shim_command(&stack.dir, absent, "lonely.sock")?)?;
+    let mut lonely =
+        Daemon::start("shim", Stack::shim_command(&stack.dir, absent, "lonely.sock")?)?;
     let socket = stack.dir.join("lonely.sock");
     socket_up(&mut lonely, &socket, Duration::from_secs(60)).await?;
     let mut node = rds_csi_proto::csi::node_client::NodeClient::new(channel(&socket));
@@ -136,10 +146,13 @@ async fn agent_absent(report: &mut Report, stack: &mut Stack, csi: &mut Csi) -> 
     report.case("the agent is dead", refused(answer, Code::Unavailable, &["rds-node-agent"]));
     stack.restart_agent().await?;
     let answer = csi.node.node_get_info(request(NodeGetInfoRequest {})).await;
-    report.case("the agent is back", match answer {
-        Ok(info) if info.get_ref().node_id == crate::stack::NODE_NAME => Ok(()),
-        other => Err(anyhow::anyhow!("{other:?}")),
-    });
+    report.case(
+        "the agent is back",
+        match answer {
+            Ok(info) if info.get_ref().node_id == crate::stack::NODE_NAME => Ok(()),
+            other => Err(anyhow::anyhow!("{other:?}")),
+        },
+    );
     Ok(())
 }
 
@@ -181,7 +194,8 @@ async fn credentials(report: &mut Report, stack: &Stack) -> Result<()> {
         };
         fs::write(bad.join(file), wrong)?;
         let controller = Stack::start_controller(&stack.dir, &bad, "bad.sock").await?;
-        let mut csi = Csi::connect(&stack.dir.join("csi.sock"), &stack.dir.join("bad.sock")).await?;
+        let mut csi =
+            Csi::connect(&stack.dir.join("csi.sock"), &stack.dir.join("bad.sock")).await?;
         let answer = csi.create(VOLUME, MIB, filesystem("ext4"), HashMap::new()).await;
         if !report.case(name, refused(answer, code, &says)) {
             println!("{}", tail("controller", 10));

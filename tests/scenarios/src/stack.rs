@@ -45,9 +45,11 @@ impl Stack {
         fs::write(dir.join("credentials/username"), "admin")?;
         fs::copy(dir.join("sim/password"), dir.join("credentials/password"))?;
         fs::copy(dir.join("sim/cert.pem"), dir.join("credentials/ca.crt"))?;
-        let controller = Self::start_controller(&dir, &dir.join("credentials"), "controller.sock").await?;
+        let controller =
+            Self::start_controller(&dir, &dir.join("credentials"), "controller.sock").await?;
         let agent = Self::start_agent(&dir).await?;
-        let mut shim = Daemon::start("shim", Self::shim_command(&dir, &agent_socket(&dir), "csi.sock")?)?;
+        let mut shim =
+            Daemon::start("shim", Self::shim_command(&dir, &agent_socket(&dir), "csi.sock")?)?;
         socket_up(&mut shim, &dir.join("csi.sock"), START).await?;
         Ok(Self { dir, appliance, controller, agent: Some(agent), shim })
     }
@@ -62,11 +64,18 @@ impl Stack {
             .args(["--rest-addr", &format!("{APPLIANCE}:{REST_PORT}")])
             .args(["--ssh-addr", &format!("{APPLIANCE}:2222")])
             .args(["--portal", &format!("{APPLIANCE}:4420")])
-            .args(["--pool", "raid10:2147483648", "--allocate", "sparse"]);
+            .args([
+                "--pool",
+                "raid10:2147483648",
+                "--dir",
+                "/raid10/volumes",
+                "--allocate",
+                "sparse",
+            ]);
         let mut daemon = Daemon::start("appliance", command)?;
         let began = Instant::now();
         // The control socket alone is no sign: `ready` comes when all listeners are up.
-        while !tail("appliance", 200).lines().any(|l| l.trim() == "ready") {
+        while !daemon.has_printed("ready") {
             if daemon.has_ended()? || began.elapsed() > START {
                 bail!("rds-sim is not ready:\n{}", tail("appliance", 15));
             }
@@ -76,7 +85,11 @@ impl Stack {
     }
 
     /// Another controller beside the one that runs, for tests of credentials.
-    pub(crate) async fn start_controller(dir: &Path, credentials: &Path, socket: &str) -> Result<Daemon> {
+    pub(crate) async fn start_controller(
+        dir: &Path,
+        credentials: &Path,
+        socket: &str,
+    ) -> Result<Daemon> {
         let socket = dir.join(socket);
         let mut command = Command::new(sibling("rds-csi-controller")?);
         command
@@ -139,7 +152,8 @@ impl Stack {
         command.push(state.to_str().unwrap_or_default());
         command.extend(words);
         let answer = run(&command)?;
-        serde_json::from_str(&answer).with_context(|| format!("rds-sim ctl {words:?} said {answer:?}"))
+        serde_json::from_str(&answer)
+            .with_context(|| format!("rds-sim ctl {words:?} said {answer:?}"))
     }
 
     /// `rds-node-agent status -o json` for one volume.

@@ -207,7 +207,8 @@ fn verify(path: &Path, block: bool, last: u64) -> Result<u64> {
     for number in newest_first {
         let mut buffer = Box::new(Aligned([0; RECORD]));
         let offset = (number % slots) * RECORD as u64;
-        file.read_exact_at(&mut buffer.0, offset).with_context(|| format!("read record {number}"))?;
+        file.read_exact_at(&mut buffer.0, offset)
+            .with_context(|| format!("read record {number}"))?;
         // The one after the last may have been on its way when the writer was stopped.
         let found = u64::from_le_bytes(buffer.0[..8].try_into()?);
         if buffer.0[..] != record(number) {

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
-use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,12 +10,12 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::command::{Command, Menu, Property, Reply};
 use super::pool::{AllocError, Pools};
 use super::store::{Saved, Store};
-use crate::config::{ExistingFile, FullPool, IdsAfterReboot, Switches};
+use crate::config::{ExistingFile, FullPool, Switches};
 use crate::ros::disk::{Disk, Status};
 use crate::ros::error::Refusal;
 use crate::ros::id::ItemId;
 use crate::ros::item::{Item, Value};
-use crate::target::{Hosts, Identity, Spec};
+use crate::target::{Identity, Spec};
 
 /// Ids below this one belong to pools.
 const FIRST_DISK_ID: u32 = 0x10;

@@ -15,16 +15,16 @@ use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-pub struct Running {
+pub(crate) struct Running {
     dir: tempfile::TempDir,
     args: Vec<String>,
     child: Child,
-    pub rest: String,
-    pub ssh: String,
+    pub(crate) rest: String,
+    pub(crate) ssh: String,
 }
 
 impl Running {
-    pub fn start(args: &[&str]) -> Running {
+    pub(crate) fn start(args: &[&str]) -> Running {
         let dir = tempfile::tempdir().unwrap();
         let args: Vec<String> = args.iter().map(|a| (*a).to_owned()).collect();
         let child = launch(&dir, &args);
@@ -45,22 +45,22 @@ impl Running {
     }
 
     /// Killed without a chance to tidy up, then started anew.
-    pub fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         self.child = launch(&self.dir, &self.args);
         self.wait_until_ready();
     }
 
-    pub fn path(&self, name: &str) -> std::path::PathBuf {
+    pub(crate) fn path(&self, name: &str) -> std::path::PathBuf {
         self.dir.path().join(name)
     }
 
-    pub fn file(&self, name: &str) -> String {
+    pub(crate) fn file(&self, name: &str) -> String {
         std::fs::read_to_string(self.path(name)).unwrap()
     }
 
-    pub fn ctl(&self, args: &[&str]) -> Value {
+    pub(crate) fn ctl(&self, args: &[&str]) -> Value {
         let out = Command::new(env!("CARGO_BIN_EXE_rds-sim"))
             .args(["ctl", "--state-dir"])
             .arg(self.dir.path())
@@ -71,7 +71,7 @@ impl Running {
         serde_json::from_slice(&out.stdout).unwrap()
     }
 
-    pub fn until(&self, what: &str, condition: impl Fn() -> bool) {
+    pub(crate) fn until(&self, what: &str, condition: impl Fn() -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !condition() {
             assert!(Instant::now() < deadline, "timed out waiting for {what}");
@@ -79,20 +79,20 @@ impl Running {
         }
     }
 
-    pub fn get(&self, path: &str) -> (u16, Value) {
+    pub(crate) fn get(&self, path: &str) -> (u16, Value) {
         self.request("GET", path, "")
     }
 
-    pub fn post(&self, path: &str, body: &str) -> (u16, Value) {
+    pub(crate) fn post(&self, path: &str, body: &str) -> (u16, Value) {
         self.request("POST", path, body)
     }
 
-    pub fn request(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
+    pub(crate) fn request(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
         self.try_request(method, path, body).unwrap()
     }
 
     /// Status and JSON body (null when it is no JSON); an error when there was no answer.
-    pub fn try_request(
+    pub(crate) fn try_request(
         &self,
         method: &str,
         path: &str,
