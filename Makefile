@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 # Kernels that guests boot, from Debian: 6.1 is Debian 12's, 6.12 its backports'. They differ
-# where it matters most (DESIGN.md, section 2).
+# where it matters most (docs/design.md, section 2).
 KERNELS ?= 6.1
 DEMO_KERNELS ?= 6.1 6.12
 DEMO_TIMEOUT ?= 900

@@ -152,14 +152,26 @@ scenario_lines() {
 	fi
 	tally "$ok" "$bad"
 }
+# Unit tests that need a kernel to themselves, under a name that does not change.
+kernel_tests() {
+	local built
+	built=$(cargo test --workspace --features rds-node-agent/kernel-tests --lib --no-run \
+		--message-format=json | sed -n 's/.*"executable":"\([^"]*rds_node_agent-[^"]*\)".*/\1/p' | tail -n 1)
+	[[ -n $built ]] && cp "$built" "$target/debug/rds-node-agent-kernel-tests"
+}
 step_guest() {
 	prepared || return 0
+	if ! logged "$log" kernel_tests; then
+		tally 0 1
+		complain "the kernel tests do not build: see $log"
+		return
+	fi
 	local kernel
 	for kernel in $kernels; do
 		echo "    kernel $kernel"
 		# Without native multipath multipathd would claim what the rules keep it off.
 		scenario_lines in_guest "$kernel" 300 --multipath N -- systemd/check-udev.sh
-		scenario_lines in_guest "$kernel" "$guest_timeout" -- "$target/debug/rds-scenario" ci
+		scenario_lines in_guest "$kernel" "$guest_timeout" -- tests/in-guest.sh "$target/debug"
 	done
 }
 

@@ -8,11 +8,14 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use rds_csi_proto::agent::sessions_client::SessionsClient;
 use rds_csi_proto::agent::{
-    HistoryRequest, StatusRequest, VolumeReply, VolumeRequest, WatchRequest,
+    HistoryRequest, State, StatusRequest, VolumeReply, VolumeRequest, WatchRequest,
 };
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Status};
 use tracing_subscriber::EnvFilter;
+
+use crate::kernel::dm::DeviceMapper;
+use crate::session::shield;
 
 mod output;
 
@@ -69,7 +72,12 @@ enum Command {
     },
     /// Let waiting I/O of a volume fail, so that a stuck pod can be ended.
     Fail {
-        volume: String,
+        #[arg(required_unless_present = "all")]
+        volume: Option<String>,
+        /// All volumes that have no session at this moment. Works without a daemon, too: it
+        /// is what a host runs at shutdown, so that it always ends.
+        #[arg(long, conflicts_with = "volume")]
+        all: bool,
         #[command(flatten)]
         client: ClientOptions,
     },
@@ -180,8 +188,10 @@ async fn ask(command: Command) -> ExitCode {
         Command::Serve(_) => return ExitCode::from(FAILED),
     };
     let printer = Printer { format: client.output };
+    let without_daemon = matches!(&command, Command::Fail { all: true, .. });
     let sessions = match connect(client.socket.clone()).await {
         Ok(channel) => SessionsClient::new(channel),
+        Err(_) if without_daemon => return fail_all_without_daemon().await,
         Err(error) => {
             eprintln!(
                 "rds-node-agent: no agent answers on {}: {error}; see systemctl status rds-node-agent",
@@ -234,14 +244,42 @@ async fn run(
         Command::Reconnect { volume, .. } => {
             done(printer, &sessions.reconnect(request(volume)).await?.into_inner());
         }
-        Command::Fail { volume, .. } => {
+        Command::Fail { volume: Some(volume), .. } => {
             done(printer, &sessions.fail(request(volume)).await?.into_inner());
+        }
+        Command::Fail { volume: None, .. } => {
+            let reply = sessions.status(StatusRequest::default()).await?.into_inner();
+            let lost = reply.volumes.into_iter().filter(|v| v.shielded && v.state() != State::Live);
+            for volume in lost {
+                done(printer, &sessions.fail(request(volume.volume_id)).await?.into_inner());
+            }
         }
         Command::Rescan { volume, .. } => {
             done(printer, &sessions.rescan(request(volume)).await?.into_inner());
         }
     }
     Ok(())
+}
+
+/// The shields are the kernel's; only what would undo it, the daemon, is not there.
+async fn fail_all_without_daemon() -> ExitCode {
+    let failed = crate::kernel::blocking("fail queued I/O", ANSWER_DEADLINE, || {
+        let dm = DeviceMapper::open()?;
+        for (volume, seen) in shield::list(&dm)? {
+            if !seen?.path_active {
+                shield::fail(&dm, &volume)?;
+                println!("{volume}: I/O that finds no path fails");
+            }
+        }
+        Ok(())
+    });
+    match failed.await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("rds-node-agent: {error}");
+            ExitCode::from(FAILED)
+        }
+    }
 }
 
 fn done(printer: &Printer, reply: &VolumeReply) {

@@ -110,10 +110,8 @@ impl Journal {
             .and_then(|()| sync_dir(state_dir))
             .map_err(|e| format!("sync {}: {e}", dir.display()))?;
         let read = |key: &str| db.get(key).map_err(|e| e.to_string());
-        if let Some(found) = read("schema")? {
-            if found.as_ref() != SCHEMA.to_be_bytes() {
-                return Err(format!("its records have another layout than version {SCHEMA}"));
-            }
+        if read("schema")?.is_some_and(|found| found.as_ref() != SCHEMA.to_be_bytes()) {
+            return Err(format!("its records have another layout than version {SCHEMA}"));
         }
         let number = |bytes: &[u8]| bytes.try_into().map(u64::from_be_bytes).unwrap_or(0);
         let sequence = read("sequence")?.map_or(0, |v| number(&v));
@@ -283,7 +281,9 @@ mod tests {
         let (journal, _) = Journal::open(dir.path()).unwrap();
         journal.put(Table::Stages, "a", &1u32).unwrap();
         drop(journal);
-        std::fs::write(dir.path().join("journal/conf"), b"nonsense").unwrap();
+        let damaged = dir.path().join("journal/db");
+        let size = std::fs::metadata(&damaged).unwrap().len();
+        std::fs::write(&damaged, vec![0x5a; usize::try_from(size).unwrap()]).unwrap();
         let (journal, opened) = Journal::open(dir.path()).unwrap();
         let Opened::SetAside(path, _) = opened else { panic!("{opened:?}") };
         assert!(path.join("db").exists(), "the damaged journal is kept for people to look at");

@@ -335,7 +335,7 @@ fn mkfs_options(value: &str) -> Result<Vec<String>, ParamError> {
     const ACCEPTED: &str = "flags out of -b -i -I -m -N -T -O -E -s -n -d -l -L, each with a value of letters, digits and ,=._^-";
     let words: Vec<&str> = value.split_whitespace().collect();
     let plain = |w: &str| w.bytes().all(|b| b.is_ascii_alphanumeric() || b",=._^-".contains(&b));
-    let pairs_up = words.len() % 2 == 0
+    let pairs_up = words.len().is_multiple_of(2)
         && words.chunks(2).all(|pair| {
             matches!(pair, [flag, arg] if ALLOWED_MKFS_OPTIONS.contains(flag) && plain(arg) && !arg.starts_with('-'))
         });

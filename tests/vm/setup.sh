@@ -7,8 +7,8 @@ set -eu
 packages="
 	qemu-system-x86 busybox-static kmod udev nvme-cli dmsetup
 	xfsprogs e2fsprogs btrfs-progs util-linux procps iproute2 nftables
-	xz-utils zstd
-	libudev-dev libblkid-dev libclang-dev clang pkg-config"
+	xz-utils zstd openssl
+	gcc libc6-dev libudev-dev libblkid-dev libclang-dev clang pkg-config"
 
 installed() {
 	[ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]

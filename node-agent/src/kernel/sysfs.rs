@@ -138,11 +138,9 @@ fn namespace_of(sys: &Path, controller: &Path) -> Option<Namespace> {
         let sectors = attribute(&dir, "size").and_then(|s| s.parse::<u64>().ok());
         // A namespace whose attributes are not complete yet, or that is being taken down
         // (size 0), is not there yet: the next scan sees it whole.
-        if let (Some(number), Some(sectors)) = (number, sectors) {
-            if sectors > 0 {
-                let wwid = attribute(&dir, "wwid").unwrap_or_default();
-                return Some(Namespace { name: head, number, size_bytes: sectors * 512, wwid });
-            }
+        if let (Some(number), Some(sectors @ 1..)) = (number, sectors) {
+            let wwid = attribute(&dir, "wwid").unwrap_or_default();
+            return Some(Namespace { name: head, number, size_bytes: sectors * 512, wwid });
         }
     }
     None

@@ -25,7 +25,7 @@ mod stats;
 mod unpublish;
 mod unstage;
 
-#[cfg(test)]
+#[cfg(all(test, feature = "kernel-tests"))]
 mod tests;
 
 pub use service::{NodeConfig, NodeService};

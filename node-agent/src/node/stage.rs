@@ -11,6 +11,7 @@ use rustix::mount::MountFlags;
 use tracing::{info, warn};
 use uuid::Uuid;
 
+use super::busy;
 use super::decide::{self, Layer, StageAction};
 use super::format;
 use super::locks::Operation;
@@ -193,6 +194,9 @@ impl<S: Sessions> Filesystem<'_, S> {
         blank: format::Blank,
     ) -> Result<String> {
         let device = &self.attached.path;
+        // The mkfs of an agent that was killed lives on, and mkfs.btrfs does not keep the
+        // device to itself while it writes.
+        busy::expect_unused(self.attached.number, None).await?;
         let uuid = Uuid::new_v4().to_string();
         let (program, arguments) =
             format::mkfs(self.fs_type, &uuid, &request.mkfs_options, blank, device)?;

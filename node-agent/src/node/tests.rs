@@ -1,5 +1,5 @@
 //! The calls against a real kernel: loop devices in place of sessions. They need root, so
-//! they run on request only: `cargo test -p rds-node-agent -- --ignored`.
+//! they are built with the feature `kernel-tests` only, and run in a guest by `make guest`.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::HashMap;
@@ -276,7 +276,6 @@ fn code(result: Result<(), Status>) -> Code {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs root and loop devices"]
 async fn each_file_system_lives_through_every_call_twice() {
     for kind in ["ext4", "ext3", "xfs", "btrfs"] {
         let host = Host::new();
@@ -322,7 +321,6 @@ async fn each_file_system_lives_through_every_call_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs root and loop devices"]
 async fn a_block_volume_is_its_device_at_the_target() {
     let host = Host::new();
     host.stage(block()).await.unwrap();
@@ -351,7 +349,6 @@ async fn a_block_volume_is_its_device_at_the_target() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs root and loop devices"]
 async fn nothing_that_is_not_blank_is_formatted() {
     let fillings: [(&str, &str); 7] = [
         ("mkfs.xfs -q -f $F", "xfs"),
@@ -389,7 +386,6 @@ async fn nothing_that_is_not_blank_is_formatted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs root and loop devices"]
 async fn an_interrupted_mkfs_of_ours_is_repeated_and_another_attachments_is_not() {
     for (same_epoch, finished) in [(true, false), (true, true), (false, false)] {
         let host = Host::new();
@@ -428,7 +424,6 @@ async fn an_interrupted_mkfs_of_ours_is_repeated_and_another_attachments_is_not(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs root and loop devices"]
 async fn a_user_is_found_and_named() {
     let host = Host::new();
     host.stage(fs("ext4")).await.unwrap();
@@ -465,7 +460,6 @@ async fn a_user_is_found_and_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs root and loop devices"]
 async fn incompatible_requests_are_told_apart() {
     let host = Host::new();
     assert_eq!(code(host.publish("target", fs("ext4"), false).await), Code::FailedPrecondition);
@@ -504,7 +498,6 @@ async fn incompatible_requests_are_told_apart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs root and loop devices"]
 async fn a_lost_journal_does_not_stop_a_staged_volume() {
     let host = Host::new();
     host.stage(fs("ext4")).await.unwrap();
@@ -520,7 +513,6 @@ async fn a_lost_journal_does_not_stop_a_staged_volume() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs root and loop devices"]
 async fn a_grown_device_grows_its_file_system() {
     for kind in ["ext4", "xfs", "btrfs"] {
         if kind == "ext4" && !has_sys_resource() {

@@ -139,7 +139,9 @@ impl Keeper {
         let view = match waited {
             Ok(Ok(view)) => view.clone(),
             Ok(Err(_)) => {
-                return Err(Error::Unavailable(format!("the session of {volume} ended; try again")));
+                return Err(Error::Unavailable(format!(
+                    "the session of {volume} ended; try again"
+                )));
             }
             Err(_) => {
                 let last = handle.view.borrow().reason.clone();

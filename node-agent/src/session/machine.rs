@@ -180,6 +180,7 @@ pub struct Machine {
     old_writes_until: Millis,
     attempts: u32,
     retry_at: Millis,
+    map_at: Millis,
     rescans: u32,
     going_since: Option<Millis>,
     failing_io: bool,
@@ -208,6 +209,7 @@ impl Machine {
             mapped_wwid: None,
             attempts: 0,
             retry_at: 0,
+            map_at: 0,
             rescans: 0,
             going_since: None,
             failing_io: false,
@@ -259,7 +261,7 @@ impl Machine {
     /// When the machine next has something to do by itself, if it has to wait.
     #[must_use]
     pub fn wake_at(&self, now: Millis) -> Option<Millis> {
-        [self.retry_at, self.old_writes_until].into_iter().filter(|at| *at > now).min()
+        [self.retry_at, self.map_at, self.old_writes_until].into_iter().filter(|at| *at > now).min()
     }
     /// The changes since this was last called.
     pub fn take_changes(&mut self) -> Vec<Change> {
@@ -322,7 +324,7 @@ impl Machine {
             }
             Outcome::Different(what) => self.enter(State::Blocked, &what),
             Outcome::MapFailed(why) => {
-                self.retry_at = now + MAP_RETRY;
+                self.map_at = now + MAP_RETRY;
                 self.reason = why;
             }
             Outcome::FailedIo(Ok(())) => {
@@ -427,7 +429,7 @@ impl Machine {
         let new_export = self.mapped_wwid.as_ref().is_some_and(|w| *w != namespace.wwid);
         let first = shield.is_none();
         let old_writes_gone = first || growing || new_export || now >= self.old_writes_until;
-        (old_writes_gone && now >= self.retry_at).then(|| Action::Map(namespace.clone()))
+        (old_writes_gone && now >= self.map_at).then(|| Action::Map(namespace.clone()))
     }
 
     /// Not there yet, or not there any more.

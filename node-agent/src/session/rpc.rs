@@ -58,9 +58,9 @@ impl SessionsService {
             io_in_flight: device.and_then(|d| sysfs::in_flight(d.number)).unwrap_or(0),
             outages: view.outages,
             last_outage_ms: view.last_outage_ms,
-            staging_path: text("staging_path"),
+            staging_path: text("/staging"),
             failing_io: view.failing_io,
-            filesystem: text("fs_type"),
+            filesystem: text("/access/Filesystem/fs_type"),
             attempts: view.attempts,
         }
     }

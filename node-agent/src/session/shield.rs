@@ -136,13 +136,14 @@ pub fn map(dm: &DeviceMapper, volume: &VolumeId, namespace: &Namespace) -> Resul
 fn swap(dm: &DeviceMapper, name: &str, seen: &ShieldSeen, table: &Target) -> Result<()> {
     // Loaded first: a table that the kernel refuses must not find the device suspended.
     dm.load(name, table)?;
-    if seen.size_bytes > 0 && !seen.suspended {
-        if let Err(error) = dm.suspend(name) {
-            // An interrupted suspend may have taken effect; resuming lets I/O wait in the
-            // table instead, old or new.
-            let _ = dm.resume(name);
-            return Err(error);
-        }
+    if seen.size_bytes > 0
+        && !seen.suspended
+        && let Err(error) = dm.suspend(name)
+    {
+        // An interrupted suspend may have taken effect; resuming lets I/O wait in the
+        // table instead, old or new.
+        let _ = dm.resume(name);
+        return Err(error);
     }
     dm.resume(name)
 }

@@ -41,6 +41,7 @@ impl Stack {
         let _ = fs::remove_dir_all("/var/lib/rds-csi");
         let _ = fs::remove_dir_all("/var/lib/kubelet");
         network()?;
+        udev_rules()?;
         let appliance = Self::start_appliance(&dir).await?;
         fs::write(dir.join("credentials/username"), "admin")?;
         fs::copy(dir.join("sim/password"), dir.join("credentials/password"))?;
@@ -200,6 +201,21 @@ impl Stack {
 
 pub(crate) fn agent_socket(dir: &Path) -> PathBuf {
     dir.join("agent.sock")
+}
+
+/// The host's udev rules, as the package installs them.
+fn udev_rules() -> Result<()> {
+    fs::create_dir_all("/run/udev/rules.d")?;
+    for entry in fs::read_dir("systemd/udev")? {
+        let path = entry?.path();
+        if let Some(name) =
+            path.file_name().filter(|_| path.extension().is_some_and(|e| e == "rules"))
+        {
+            fs::copy(&path, Path::new("/run/udev/rules.d").join(name))?;
+        }
+    }
+    run(&["udevadm", "control", "--reload"])?;
+    Ok(())
 }
 
 /// The link between node and appliance.

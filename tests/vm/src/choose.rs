@@ -13,7 +13,7 @@ pub(crate) struct Series {
 
 impl Series {
     /// From here on the kernel drops a namespace that is absent when a session comes back
-    /// (DESIGN.md §2.2); any later series stands in for this one where it is not packaged.
+    /// (docs/design.md §2.2); any later series stands in for this one where it is not packaged.
     pub(crate) const NEW: Self = Self { major: 6, minor: 12 };
 }
 
