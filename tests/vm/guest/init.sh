@@ -29,6 +29,13 @@ mount -t devpts -o nosuid,noexec,gid=5,mode=620,ptmxmode=666 devpts dev/pts
 mount -t tmpfs -o nosuid,nodev shm dev/shm
 mount -t tmpfs -o nosuid,nodev,mode=755 run run
 mount -t tmpfs -o nosuid,nodev,mode=1777 tmp tmp
+# A checkout below one of these two, as CI may have it.
+case $DIRECTORY in
+/tmp/* | /run/*)
+	$bb mkdir -p ".$DIRECTORY"
+	mount -o bind "/lower$DIRECTORY" ".$DIRECTORY"
+	;;
+esac
 mount -t cgroup2 -o nosuid,nodev,noexec,nsdelegate cgroup2 sys/fs/cgroup
 mount -t debugfs debugfs sys/kernel/debug
 mount -o bind /lower"$KERNEL_DIR/lib/modules/$RELEASE" lib/modules/"$RELEASE"

@@ -112,10 +112,11 @@ fn script(kernel: &Kernel, job: &Job<'_>) -> Result<String> {
     };
     let blocked_after = job.timeout.saturating_sub(BLOCKED_TASKS_LEAD).max(job.timeout / 2);
     let mut script = format!(
-        "TOKEN={}\nRELEASE={}\nKERNEL_DIR={}\nBLOCKED_AFTER={}\n",
+        "TOKEN={}\nRELEASE={}\nKERNEL_DIR={}\nDIRECTORY={}\nBLOCKED_AFTER={}\n",
         sh(job.token),
         sh(&kernel.release),
         text(&kernel.directory)?,
+        text(job.directory)?,
         blocked_after.as_secs().max(1),
     );
     for (name, value) in job.environment {

@@ -26,8 +26,9 @@ const SCRATCH_BYTES: u64 = 4 << 30;
 /// Boots that a bug of the emulator spoils are repeated, this often in all.
 const BOOT_ATTEMPTS: u32 = 4;
 
-/// The guest hides the host's content of these behind file systems of its own.
-const HIDDEN: [&str; 6] = ["/tmp", "/run", "/dev", "/proc", "/sys", "/scratch"];
+/// The guest hides the host's content of these behind file systems of its own. Of /tmp and
+/// /run it shows the directory it is started from, read only.
+const HIDDEN: [&str; 4] = ["/dev", "/proc", "/sys", "/scratch"];
 
 const GUEST_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
