@@ -48,6 +48,10 @@ demo: setup build ## A write that survives whatever happens to its session, on e
 		$(BIN)/rds-vm run --kernel $$kernel --timeout $(DEMO_TIMEOUT) -- $(BIN)/rds-scenario demo; \
 	done
 
+.PHONY: bench
+bench: setup build ## Recovery time, cost of the shield and of the shim, as ratios, in a guest
+	$(BIN)/rds-vm run --kernel $(firstword $(KERNELS)) --timeout $(DEMO_TIMEOUT) -- $(BIN)/rds-scenario bench
+
 .PHONY: fmt
 fmt: ## Format the source
 	cargo fmt --all

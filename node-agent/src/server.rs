@@ -22,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::journal::{Journal, Opened};
 use crate::kernel::{blocking, process};
 use crate::node::{NodeConfig, NodeService};
+use crate::session::copy::Copies;
 use crate::session::keeper::Keeper;
 use crate::session::rpc::SessionsService;
 
@@ -43,8 +44,12 @@ pub async fn serve(options: ServeOptions) -> Result<()> {
     if let Opened::SetAside(path, reason) = opened {
         warn!(path = %path.display(), reason, "began with an empty journal");
     }
-    let keeper = Keeper::start(journal.clone()).await?;
+    // Beside the socket, in /run: gone with the boot, as the sessions are.
+    let run_dir = options.socket.parent().unwrap_or(Path::new("/run/rds-csi"));
+    let copies = Copies::new(run_dir.join("sessions"));
+    let keeper = Keeper::start(journal.clone(), copies).await?;
     let config = NodeConfig::new(options.node_name.clone(), i64::from(options.max_volumes))?;
+    tokio::spawn(watchdog(keeper.clone()));
     let node = NodeService::new(keeper.clone(), journal.clone(), config)?;
     let listener = listen(&options.socket)?;
 
@@ -103,6 +108,21 @@ fn admit(request: Request<()>, allowed: &[u32]) -> Result<Request<()>, Status> {
             "user id {uid} may not use the node-agent; start it with --allow-uid {uid} if it should"
         ))),
         None => Err(Status::permission_denied("the peer's credentials are not known")),
+    }
+}
+
+/// Tells systemd that the agent is alive: this task runs, and the sweeper goes round. While
+/// either is stuck nobody brings sessions back, and a restart interrupts nothing.
+async fn watchdog(keeper: Keeper) {
+    let Some(limit) = sd_notify::watchdog_enabled() else { return };
+    loop {
+        let age = keeper.sweep_age();
+        if age < limit / 2 {
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+        } else {
+            warn!(?age, "the sweeper is stuck; systemd is not told that the agent is alive");
+        }
+        tokio::time::sleep(limit / 4).await;
     }
 }
 

@@ -11,6 +11,7 @@ pub mod probe;
 pub mod process;
 pub mod processes;
 pub mod programs;
+pub mod refusal;
 pub mod sysfs;
 pub mod udev;
 

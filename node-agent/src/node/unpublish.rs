@@ -14,6 +14,7 @@ use tracing::{info, warn};
 use super::busy;
 use super::paths::GivenPath;
 use super::sessions::Sessions;
+use super::unstage::release_if_fenced;
 use super::{LOCAL, Node};
 use crate::error::{Error, Result};
 use crate::kernel::DeviceNumber;
@@ -35,6 +36,9 @@ pub(crate) async fn unpublish<S: Sessions>(
     target: GivenPath,
 ) -> Result<()> {
     let operation = node.locks.begin(&volume, "NodeUnpublishVolume")?;
+    // A process that waits for a volume which is gone for good holds the mount busy, and
+    // cannot be ended.
+    release_if_fenced(node, &volume).await?;
     let path = operation.run("resolving the target path", LOCAL, move || target.resolve()).await?;
     // Without its directory there is nothing at the path either.
     let Some(path) = path else { return Ok(()) };

@@ -166,7 +166,10 @@ fn published(
 }
 
 /// A fenced volume belongs to another node: what waits to be written must never be.
-async fn release_if_fenced<S: Sessions>(node: &Node<S>, volume: &VolumeId) -> Result<()> {
+pub(super) async fn release_if_fenced<S: Sessions>(
+    node: &Node<S>,
+    volume: &VolumeId,
+) -> Result<()> {
     match node.sessions.view(volume) {
         Some(view) if view.state == State::Fenced && !view.failing_io => {
             warn!(%volume, "the volume is fenced; what was not written yet is given up");

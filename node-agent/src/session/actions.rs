@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use rds_csi_proto::ids::VolumeId;
 use tokio::sync::Semaphore;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::error::{Error, Result};
 use crate::kernel::dm::DeviceMapper;
+use crate::kernel::refusal::Answer;
 use crate::kernel::sysfs::{self, Namespace};
-use crate::kernel::{blocking, fabrics};
+use crate::kernel::{blocking, fabrics, refusal};
 
 use super::content::{self, Samples, Verdict};
 use super::machine::{Action, ConnectFailure, Outcome};
@@ -29,6 +30,11 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(30);
 const MAP_DEADLINE: Duration = Duration::from_secs(20);
 /// Deleting a controller whose target is gone waits for its last command to time out.
 pub(super) const DELETE_DEADLINE: Duration = Duration::from_secs(60);
+/// Asking the target takes a few round trips; a target that is slower is asked again later.
+const ASK_DEADLINE: Duration = Duration::from_secs(5);
+/// A refusal of the host ends an attachment for good, so it has to be said twice. An export
+/// that is being made may be there a moment before its allow list is.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
 /// A word to the kernel that it answers at once.
 const WORD_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -48,6 +54,7 @@ pub(super) async fn carry_out(action: Action, context: Context) -> Outcome {
     let volume = context.spec.volume.clone();
     match action {
         Action::Connect => Outcome::Connected(connect(context).await),
+        Action::AskTarget => Outcome::Asked(ask(&context.spec).await.and_then(refused)),
         Action::Rescan(controller) => {
             let name = controller.clone();
             report(&volume, word("rescan", move || fabrics::rescan(&name)).await);
@@ -87,7 +94,7 @@ async fn word(
 async fn connect(context: Context) -> Result<(), ConnectFailure> {
     let refuse =
         |reason: String, port_closed| ConnectFailure { reason, port_closed, host_refused: false };
-    let Ok(_permit) = context.connects.clone().acquire_owned().await else {
+    let Ok(permit) = context.connects.clone().acquire_owned().await else {
         return Err(refuse("the agent is stopping".into(), false));
     };
     let portal = context.spec.portal;
@@ -116,12 +123,65 @@ async fn connect(context: Context) -> Result<(), ConnectFailure> {
         {
             Ok(())
         }
+        // What the kernel says to every NVMe status: only the target knows which it was.
+        Err(Error::Kernel { source, .. }) if source.raw_os_error() == Some(libc::EIO) => {
+            drop(permit);
+            Err(ask(&context.spec).await.and_then(refused).unwrap_or_else(|| {
+                refuse(format!("the target refused to connect: {source}"), false)
+            }))
+        }
         Err(error) => {
             let closed = matches!(&error, Error::Kernel { source, .. }
                 if source.kind() == io::ErrorKind::ConnectionRefused);
             Err(refuse(error.to_string(), closed))
         }
     }
+}
+
+/// What the target says to a Connect of this attachment; `None` if it says nothing that
+/// could be understood. Unknown is neither refused nor admitted.
+async fn ask(spec: &SessionSpec) -> Option<Answer> {
+    match ask_once(spec).await {
+        Some(Answer::HostRefused) => {
+            tokio::time::sleep(ASK_AGAIN).await;
+            ask_once(spec).await
+        }
+        answer => answer,
+    }
+}
+
+async fn ask_once(spec: &SessionSpec) -> Option<Answer> {
+    let (portal, nqn, host_nqn) =
+        (spec.portal.socket_addr(), spec.nqn.clone(), spec.host_nqn.clone());
+    let asked = blocking("ask the target why it refuses", ASK_DEADLINE, move || {
+        refusal::ask(portal, &nqn, &host_nqn)
+    });
+    match asked.await {
+        Ok(answer) => {
+            debug!(volume = %spec.volume, ?answer, "asked the target");
+            Some(answer)
+        }
+        Err(error) => {
+            debug!(volume = %spec.volume, %error, "the target does not say why it refuses");
+            None
+        }
+    }
+}
+
+/// The failure that an answer stands for; none if we would be admitted by now.
+fn refused(answer: Answer) -> Option<ConnectFailure> {
+    let reason = match answer {
+        Answer::Admitted => return None,
+        Answer::HostRefused => {
+            "the target no longer admits this attachment (Connect Invalid Host)".to_owned()
+        }
+        Answer::NoSuchSubsystem => "not exported at this moment (no such subsystem)".to_owned(),
+        Answer::Other(status) => {
+            format!("the target refuses to connect with NVMe status {status:#05x}")
+        }
+    };
+    let host_refused = answer == Answer::HostRefused;
+    Some(ConnectFailure { reason, port_closed: false, host_refused })
 }
 
 async fn map(context: Context, namespace: Namespace) -> Outcome {
@@ -142,10 +202,14 @@ fn check_and_map(context: &Context, namespace: &Namespace) -> Result<Verdict> {
     let device = shield::open_namespace(namespace)?;
     let dm = DeviceMapper::open()?;
     let volume = &context.spec.volume;
-    let written = match shield::look(&dm, volume)? {
-        Some(seen) => sysfs::bytes_written(seen.number).unwrap_or(0),
-        None => 0,
-    };
+    let seen = shield::look(&dm, volume)?;
+    if let Some(seen) = seen.as_ref().filter(|seen| seen.size_bytes > namespace.size_bytes) {
+        return Ok(Verdict::Different(format!(
+            "it has {} bytes, less than the {} that its users know",
+            namespace.size_bytes, seen.size_bytes
+        )));
+    }
+    let written = seen.and_then(|seen| sysfs::bytes_written(seen.number)).unwrap_or(0);
     let since = written.saturating_sub(context.samples.written_bytes);
     let verdict = content::compare(&device, &context.content, &context.samples, since)
         .map_err(Error::kernel("read", &namespace.name))?;

@@ -1,29 +1,34 @@
 //! All sessions of this host.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rds_csi_proto::agent::State;
 use rds_csi_proto::ids::VolumeId;
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::error::{Error, Result};
 use crate::journal::{Journal, Table};
+use crate::kernel::dm::DeviceMapper;
 use crate::kernel::{blocking, sysfs, udev};
 
 use super::content::Samples;
+use super::copy::Copies;
 use super::machine::{Config, Event, Machine};
 use super::record::{Phase, SessionRecord, TransitionRecord};
+use super::sweeper::{self, Pulse};
 use super::task::{Command, Shared, Task};
-use super::{Attached, Content, SessionSpec, SessionView, sweeper};
+use super::{Attached, Content, SessionSpec, SessionView, shield};
 
 /// Volumes that connect at the same time.
 const CONNECTS: usize = 8;
 /// Transitions that a slow watcher may lag behind.
 const WATCH_LAG: usize = 1024;
 const JOURNAL_DEADLINE: Duration = Duration::from_secs(30);
+/// A few hundred small reads and ioctls.
+const LOOK_DEADLINE: Duration = Duration::from_secs(20);
 
 /// The sessions. Cheap to clone.
 #[derive(Clone)]
@@ -34,6 +39,7 @@ pub struct Keeper {
 struct Inner {
     shared: Shared,
     boot_id: String,
+    pulse: Pulse,
     volumes: Mutex<HashMap<VolumeId, Handle>>,
 }
 
@@ -50,14 +56,15 @@ impl Keeper {
     ///
     /// # Errors
     /// If the kernel cannot be asked for its boot id, or a thread cannot be started.
-    pub async fn start(journal: Journal) -> Result<Self> {
+    pub async fn start(journal: Journal, copies: Copies) -> Result<Self> {
         let boot_id = sysfs::boot_id()?;
-        let (sweeps, waker) = sweeper::start()?;
+        let (sweeps, waker, pulse) = sweeper::start()?;
         let events = waker.clone();
         udev::listen(move || events.wake()).map_err(Error::kernel("start", "the udev thread"))?;
         let (transitions, _) = broadcast::channel(WATCH_LAG);
         let shared = Shared {
             journal,
+            copies,
             sweeps,
             waker,
             connects: Arc::new(Semaphore::new(CONNECTS)),
@@ -66,7 +73,7 @@ impl Keeper {
         };
         remember_transitions(&shared)?;
         let keeper = Self {
-            inner: Arc::new(Inner { shared, boot_id, volumes: Mutex::new(HashMap::new()) }),
+            inner: Arc::new(Inner { shared, boot_id, pulse, volumes: Mutex::new(HashMap::new()) }),
         };
         keeper.adopt().await?;
         Ok(keeper)
@@ -78,7 +85,9 @@ impl Keeper {
             journal.all::<SessionRecord>(Table::Sessions)
         })
         .await?;
+        let mut known = HashSet::new();
         for (key, record) in records {
+            known.insert(record.spec.volume.clone());
             if record.boot_id == self.inner.boot_id {
                 info!(volume = %record.spec.volume, "taking over a session");
                 self.spawn(record);
@@ -91,7 +100,52 @@ impl Keeper {
                 .await?;
             }
         }
+        self.adopt_from_kernel(&known).await
+    }
+
+    /// Takes over what the journal does not know any more but the kernel still has: its
+    /// journal was lost or rolled back.
+    async fn adopt_from_kernel(&self, known: &HashSet<VolumeId>) -> Result<()> {
+        let seen = blocking("look at the kernel", LOOK_DEADLINE, || {
+            let shields = shield::list(&DeviceMapper::open()?)?;
+            let shields: HashSet<_> = shields.into_iter().map(|(volume, _)| volume).collect();
+            Ok((shields, sysfs::controllers()?))
+        });
+        let (shields, controllers) = match seen.await {
+            Ok(seen) => seen,
+            // Without device-mapper there are no shields to find; the sweeper says so too.
+            Err(error) => {
+                warn!(%error, "the kernel cannot be searched for sessions that the journal lacks");
+                return Ok(());
+            }
+        };
+        let copies = self.inner.shared.copies.all();
+        for record in copies.into_iter().filter(|r| r.boot_id == self.inner.boot_id) {
+            let spec = &record.spec;
+            let is_its = |c: &sysfs::Controller| {
+                c.nqn == spec.nqn.as_str() && c.host_nqn == spec.host_nqn.as_str()
+            };
+            let there = shields.contains(&spec.volume) || controllers.iter().any(is_its);
+            if !there || known.contains(&spec.volume) {
+                continue;
+            }
+            warn!(volume = %spec.volume, "the journal lost this session; it is taken over from its copy");
+            self.write(&record).await?;
+            self.spawn(record);
+        }
+        for volume in shields.iter().filter(|v| self.handle(v).is_none()) {
+            error!(%volume, "a shield of which nothing is known: I/O on it works while its session does, but nobody reconnects it; unmount it and stage the volume anew");
+        }
         Ok(())
+    }
+
+    async fn write(&self, record: &SessionRecord) -> Result<()> {
+        self.inner.shared.copies.write(record);
+        let (journal, record) = (self.inner.shared.journal.clone(), record.clone());
+        blocking("write the journal", JOURNAL_DEADLINE, move || {
+            journal.put(Table::Sessions, record.spec.volume.as_str(), &record)
+        })
+        .await
     }
 
     /// Connects a volume and returns its device when it is usable. Repeating it for the
@@ -164,11 +218,7 @@ impl Keeper {
             content: Content::Unknown,
             samples: Samples::default(),
         };
-        let (journal, intent) = (self.inner.shared.journal.clone(), record.clone());
-        blocking("write the journal", JOURNAL_DEADLINE, move || {
-            journal.put(Table::Sessions, intent.spec.volume.as_str(), &intent)
-        })
-        .await?;
+        self.write(&record).await?;
         Ok(self.spawn(record))
     }
 
@@ -281,6 +331,12 @@ impl Keeper {
         let (journal, volume) = (self.inner.shared.journal.clone(), volume.clone());
         blocking("read the journal", JOURNAL_DEADLINE, move || journal.history(volume.as_str()))
             .await
+    }
+
+    /// How long the sweeper's present round has lasted: long means stuck.
+    #[must_use]
+    pub fn sweep_age(&self) -> Duration {
+        self.inner.pulse.age()
     }
 
     /// This boot's identity.

@@ -41,6 +41,15 @@ const MAP_RETRY: Millis = 500;
 /// What a target may need beyond the keep-alive timeout until a lost session is dead for
 /// it too: nvmet checks once a second and rounds up.
 const KEEP_ALIVE_MARGIN: Millis = 1_000;
+/// How long the kernel may be reconnecting before the target is asked why, and how often.
+/// Older kernels (6.1) retry a refused connection for ever and tell nobody of the refusal.
+const ASK_EVERY: Millis = 5_000;
+/// Pause before the same controller is deleted again, or failing I/O is asked for again:
+/// the kernel refuses to delete a controller that it has not finished making, at once.
+const REPEAT_EVERY: Millis = 1_000;
+/// A path that has not failed is mapped without a wait only on a look this fresh: the
+/// kernel needs at least a second to lose a connection and make another.
+const FRESH: Millis = 500;
 /// How long a controller may be on its way out before people should hear of it.
 const DELETE_PATIENCE: Millis = 30_000;
 
@@ -119,6 +128,8 @@ pub enum Outcome {
     MapFailed(String),
     /// Waiting I/O fails from now on.
     FailedIo(Result<(), String>),
+    /// Why the target refuses us, if it said that it does.
+    Asked(Option<ConnectFailure>),
 }
 
 /// Why there is no controller.
@@ -145,6 +156,8 @@ pub enum Action {
     Map(Namespace),
     /// Stop queueing.
     FailIo,
+    /// Ask the target whether it would admit us; changes nothing.
+    AskTarget,
 }
 
 /// A change of state, for the history.
@@ -176,14 +189,33 @@ pub struct Machine {
     last_live: Option<Millis>,
     /// The namespace that was mapped last: `wwid` tells whether the export is the same.
     mapped_wwid: Option<String>,
+    /// The namespace that was last to be mapped. A failure may come after the effect.
+    tried: Option<Namespace>,
+    /// The shield's path by the last look or mapping.
+    known_path: Option<DeviceNumber>,
+    /// Whether I/O may have been sent down that path since the last look.
+    may_flow: bool,
+    /// The last sign of flowing I/O.
+    flowed_at: Millis,
     /// Until then, writes sent on the old connection may still reach the disk.
     old_writes_until: Millis,
     attempts: u32,
     retry_at: Millis,
     map_at: Millis,
     rescans: u32,
+    /// When the target is asked why the kernel cannot reconnect, while it tries.
+    ask_at: Option<Millis>,
+    /// What the target last said to that.
+    told: Option<String>,
     going_since: Option<Millis>,
     failing_io: bool,
+    fail_at: Millis,
+    /// The shield may fail I/O, and does so until a mapping has ended well.
+    requeue: bool,
+    /// The controller deleted last, and until when it is not to be deleted again.
+    deleted: Option<(String, Millis)>,
+    /// Where it goes if unstage is refused: what forbids connecting still does then.
+    after_drain: Option<(State, String)>,
     outages: u32,
     last_outage: Millis,
 }
@@ -195,7 +227,9 @@ impl Machine {
     pub fn new(config: Config, now: Millis) -> Self {
         Self {
             // The agent may have been away while the link was lost: nothing is known of
-            // the old connection's writes, so the whole time is waited out.
+            // the old connection's writes, so the whole time is waited out, from the
+            // first look on: I/O may flow until then.
+            may_flow: true,
             old_writes_until: now + config.keep_alive + KEEP_ALIVE_MARGIN,
             config,
             state: State::Absent,
@@ -207,12 +241,21 @@ impl Machine {
             lost_at: None,
             last_live: None,
             mapped_wwid: None,
+            tried: None,
+            known_path: None,
+            flowed_at: 0,
             attempts: 0,
             retry_at: 0,
             map_at: 0,
             rescans: 0,
+            ask_at: None,
+            told: None,
             going_since: None,
             failing_io: false,
+            fail_at: 0,
+            requeue: false,
+            deleted: None,
+            after_drain: None,
             outages: 0,
             last_outage: 0,
         }
@@ -272,8 +315,11 @@ impl Machine {
     pub fn step(&mut self, event: Event, now: Millis) -> Option<Action> {
         match event {
             // A look from before the last action's end could show a path as missing that
-            // has just been mapped.
-            Event::Observed(look) if look.taken_at >= self.acted_at => self.seen = Some(look),
+            // has just been mapped. In the same millisecond it may be from before.
+            Event::Observed(look) if look.taken_at > self.acted_at => {
+                self.note_flow(&look, now);
+                self.seen = Some(look);
+            }
             Event::Observed(_) | Event::Tick => {}
             Event::Done(outcome) => self.finish(outcome, now),
             Event::Reconnect => {
@@ -282,30 +328,65 @@ impl Machine {
                     self.enter(State::Lost, "an operator asked to look at the volume again");
                 }
             }
-            Event::Fail if !self.busy => return self.start(Action::FailIo),
+            Event::Fail if !self.busy => return self.start(Action::FailIo, now),
             Event::Fail => {}
-            Event::Drain { begun: true } => self.enter(State::Draining, "unstage"),
-            Event::Drain { begun: false } => {
-                if self.state == State::Draining {
-                    self.enter(State::Absent, "unstage was refused; the session goes on");
-                }
-            }
+            Event::Drain { begun } => self.drain(begun),
         }
         if self.busy {
             return None;
         }
         let action = self.decide(now)?;
-        self.start(action)
+        self.start(action, now)
     }
 
-    fn start(&mut self, action: Action) -> Option<Action> {
+    fn start(&mut self, action: Action, now: Millis) -> Option<Action> {
         self.busy = true;
-        if action == Action::Connect {
-            self.attempts += 1;
-            let cause = format!("attempt {}", self.attempts);
-            self.enter(State::Connecting, &cause);
+        match &action {
+            Action::Connect => {
+                self.attempts += 1;
+                let cause = format!("attempt {}", self.attempts);
+                self.enter(State::Connecting, &cause);
+            }
+            Action::Map(namespace) => self.tried = Some(namespace.clone()),
+            Action::Delete(name) => self.deleted = Some((name.clone(), now + REPEAT_EVERY)),
+            Action::Rescan(_) | Action::FailIo | Action::AskTarget => {}
         }
         Some(action)
+    }
+
+    fn drain(&mut self, begun: bool) {
+        if begun && self.state != State::Draining {
+            self.after_drain = matches!(self.state, State::Fenced | State::Blocked)
+                .then(|| (self.state, self.reason.clone()));
+            self.enter(State::Draining, "unstage");
+        } else if !begun && self.state == State::Draining {
+            let refused = || (State::Absent, "unstage was refused; the session goes on".into());
+            let (to, cause) = self.after_drain.take().unwrap_or_else(refused);
+            self.change(to, &cause);
+        }
+    }
+
+    /// Keeps count of until when writes may have been sent. They may be sent until the
+    /// look that shows a loss, not only until the last one that showed none; and a path
+    /// that has not failed may come to life again without our doing.
+    fn note_flow(&mut self, look: &Observation, now: Millis) {
+        let path = look.shield.as_ref().and_then(|s| s.path);
+        let open = look.shield.as_ref().is_some_and(|s| s.path_active && !s.suspended);
+        let behind = |c: &&Controller| c.namespace.as_ref().map(|n| n.number) == path;
+        let behind = look.controllers.iter().find(|c| open && path.is_some() && behind(c));
+        let changed = path != self.known_path;
+        if behind.is_some() || changed || self.may_flow {
+            self.old_writes_until = now + self.config.keep_alive + KEEP_ALIVE_MARGIN;
+        }
+        if behind.is_some_and(|c| c.state == ControllerState::Live) {
+            self.flowed_at = now;
+        }
+        if let Some(tried) = self.tried.as_ref().filter(|_| changed) {
+            // A mapping that was reported as failed did take effect, queueing included.
+            self.mapped_wwid = Some(tried.wwid.clone());
+            (self.failing_io, self.requeue) = (false, false);
+        }
+        (self.may_flow, self.known_path) = (behind.is_some(), path);
     }
 
     fn finish(&mut self, outcome: Outcome, now: Millis) {
@@ -320,18 +401,36 @@ impl Machine {
             Outcome::Connected(Err(failure)) => self.refused(&failure, now),
             Outcome::Mapped(namespace) => {
                 self.mapped_wwid = Some(namespace.wwid);
-                self.failing_io = false;
+                (self.failing_io, self.requeue) = (false, false);
+                // The connection may be lost again before the next look.
+                (self.may_flow, self.known_path) = (true, Some(namespace.number));
+                self.flowed_at = now;
             }
             Outcome::Different(what) => self.enter(State::Blocked, &what),
             Outcome::MapFailed(why) => {
                 self.map_at = now + MAP_RETRY;
                 self.reason = why;
+                // The same path again: whether it was given back before the failure
+                // cannot be seen. Another path can be.
+                if self.known_path.is_some() && self.known_path == self.tried_path() {
+                    (self.may_flow, self.failing_io) = (true, false);
+                }
             }
             Outcome::FailedIo(Ok(())) => {
-                self.failing_io = true;
+                (self.failing_io, self.requeue) = (true, true);
             }
-            Outcome::FailedIo(Err(why)) => self.reason = why,
+            Outcome::FailedIo(Err(why)) => {
+                // It may have been done even so.
+                self.requeue = true;
+                self.fail_at = now + REPEAT_EVERY;
+                self.reason = why;
+            }
+            Outcome::Asked(answer) => self.answered(answer),
         }
+    }
+
+    fn tried_path(&self) -> Option<DeviceNumber> {
+        self.tried.as_ref().map(|n| n.number)
     }
 
     fn refused(&mut self, failure: &ConnectFailure, now: Millis) {
@@ -344,6 +443,16 @@ impl Machine {
         }
         self.retry_at = now + self.backoff();
         self.enter(State::Backoff, &failure.reason);
+    }
+
+    /// The target has said why the kernel does not get through.
+    fn answered(&mut self, refusal: Option<ConnectFailure>) {
+        match refusal {
+            Some(failure) if failure.host_refused && self.last_live.is_some() => {
+                self.enter(State::Fenced, &failure.reason);
+            }
+            other => self.told = other.map(|failure| failure.reason),
+        }
     }
 
     /// Exponential with jitter: between half and all of the doubled pause.
@@ -361,75 +470,108 @@ impl Machine {
 
     fn decide(&mut self, now: Millis) -> Option<Action> {
         if matches!(self.state, State::Draining | State::Fenced | State::Blocked) {
-            return self.fail_overdue_io(now);
+            return self.give_up_controller(now).or_else(|| self.fail_overdue_io(now));
         }
-        let seen = self.seen.clone()?;
+        let seen = self.seen.take()?;
+        let action = self.decide_on(&seen, now).or_else(|| self.fail_overdue_io(now));
+        self.seen = Some(seen);
+        action
+    }
+
+    fn decide_on(&mut self, seen: &Observation, now: Millis) -> Option<Action> {
         let (going, standing): (Vec<_>, Vec<_>) =
-            seen.controllers.iter().cloned().partition(|c| c.state.is_going());
+            seen.controllers.iter().partition(|c| c.state.is_going());
         // An earlier attachment's controller has no right to the volume any more.
-        let foreign = |c: &&Controller| !self.is_ours(c) && !c.host_nqn.is_empty();
+        let foreign = |c: &&&Controller| !self.is_ours(c) && !c.host_nqn.is_empty();
         if let Some(old) = standing.iter().find(foreign) {
-            return Some(Action::Delete(old.name.clone()));
+            return self.delete(&old.name, now);
         }
         let mut ours: Vec<_> = standing.into_iter().filter(|c| self.is_ours(c)).collect();
         // Two controllers for one volume are never wanted; keep the one that is live.
-        ours.sort_by_key(|c| (c.state != ControllerState::Live, c.name.clone()));
+        ours.sort_by_key(|c| (c.state != ControllerState::Live, c.name.as_str()));
         if let Some(extra) = ours.get(1) {
-            return Some(Action::Delete(extra.name.clone()));
+            return self.delete(&extra.name, now);
         }
-        let action = match ours.first() {
+        if ours.first().is_none_or(|c| c.state == ControllerState::Live) {
+            (self.ask_at, self.told) = (None, None);
+        }
+        match ours.first() {
             Some(c) if c.state == ControllerState::Live => match &c.namespace {
-                Some(namespace) => self.with_namespace(namespace, seen.shield.as_ref(), now),
+                Some(namespace) => self.with_namespace(namespace, seen, now),
                 None => self.without_namespace(&c.name, now),
             },
-            Some(c) => {
-                let cause = format!("{} is {:?}", c.name, c.state).to_lowercase();
-                self.lose(self.waiting(), &cause, now);
-                None
-            }
+            Some(c) => self.reconnecting(c, now),
             None => self.without_controller(&going, now),
-        };
-        action.or_else(|| self.fail_overdue_io(now))
+        }
+    }
+
+    fn delete(&self, controller: &str, now: Millis) -> Option<Action> {
+        let again = self.deleted.as_ref().is_some_and(|(n, until)| n == controller && now < *until);
+        (!again).then(|| Action::Delete(controller.to_owned()))
     }
 
     fn with_namespace(
         &mut self,
         namespace: &Namespace,
-        shield: Option<&ShieldSeen>,
+        seen: &Observation,
         now: Millis,
     ) -> Option<Action> {
         self.rescans = 0;
         if !self.config.shield {
             return if self.mapped_wwid.is_none() {
-                Some(Action::Map(namespace.clone()))
+                (now >= self.map_at).then(|| Action::Map(namespace.clone()))
             } else {
                 self.live(now);
                 None
             };
         }
-        let whole = shield.is_some_and(|s| {
-            s.path == Some(namespace.number)
-                && s.path_active
-                && !s.suspended
-                && s.size_bytes >= namespace.size_bytes
-        });
-        if whole {
-            // Found so after a restart of the agent: it was mapped by an earlier one.
-            self.mapped_wwid.get_or_insert_with(|| namespace.wwid.clone());
+        let shield = seen.shield.as_ref();
+        // A write that is lost fails its path: none was lost while the path is active.
+        let held = shield.filter(|s| s.path == Some(namespace.number) && s.path_active);
+        let flows = held.is_some_and(|s| !s.suspended);
+        let whole = flows && held.is_some_and(|s| s.size_bytes >= namespace.size_bytes);
+        // A shield that fails I/O does so at the next loss too: it has to queue again.
+        if whole && !self.requeue {
+            self.mapped_wwid = Some(namespace.wwid.clone());
             self.live(now);
             return None;
         }
-        let growing = shield
-            .is_some_and(|s| s.path == Some(namespace.number) && s.path_active && !s.suspended);
-        if !growing {
+        if !flows {
             let cause = format!("{} is there, I/O does not go to it yet", namespace.name);
             self.lose(self.waiting(), &cause, now);
         }
         // A new export means that the target let go of the old one and all its I/O.
         let new_export = self.mapped_wwid.as_ref().is_some_and(|w| *w != namespace.wwid);
         let first = shield.is_none();
-        let old_writes_gone = first || growing || new_export || now >= self.old_writes_until;
+        let fresh = now.saturating_sub(seen.taken_at) <= FRESH;
+        let old_writes_gone =
+            first || (held.is_some() && fresh) || new_export || now >= self.old_writes_until;
         (old_writes_gone && now >= self.map_at).then(|| Action::Map(namespace.clone()))
+    }
+
+    /// The kernel is at it. Whether it can succeed only the target knows.
+    fn reconnecting(&mut self, controller: &Controller, now: Millis) -> Option<Action> {
+        let mut cause = format!("{} is {:?}", controller.name, controller.state).to_lowercase();
+        if let Some(told) = &self.told {
+            cause = format!("{cause}: {told}");
+        }
+        self.lose(self.waiting(), &cause, now);
+        let due = *self.ask_at.get_or_insert(now + ASK_EVERY);
+        // I/O whose time is over does not wait for an answer.
+        self.fail_overdue_io(now).or_else(|| {
+            (now >= due).then(|| {
+                self.ask_at = Some(now + ASK_EVERY);
+                Action::AskTarget
+            })
+        })
+    }
+
+    /// A fenced session's controller would be retried by the kernel for ever, and the I/O
+    /// inside it could not be failed.
+    fn give_up_controller(&self, now: Millis) -> Option<Action> {
+        let seen = self.seen.as_ref().filter(|_| self.state == State::Fenced)?;
+        let ours = seen.controllers.iter().find(|c| self.is_ours(c) && !c.state.is_going())?;
+        self.delete(&ours.name, now)
     }
 
     /// Not there yet, or not there any more.
@@ -445,14 +587,14 @@ impl Machine {
         }
         if self.rescans >= RESCANS {
             self.rescans = 0;
-            return Some(Action::Delete(controller.to_owned()));
+            return self.delete(controller, now);
         }
         self.rescans += 1;
         self.retry_at = now + RESCAN_EVERY;
         Some(Action::Rescan(controller.to_owned()))
     }
 
-    fn without_controller(&mut self, going: &[Controller], now: Millis) -> Option<Action> {
+    fn without_controller(&mut self, going: &[&Controller], now: Millis) -> Option<Action> {
         if let Some(old) = going.first() {
             let since = *self.going_since.get_or_insert(now);
             if now.saturating_sub(since) > DELETE_PATIENCE {
@@ -470,8 +612,13 @@ impl Machine {
 
     fn fail_overdue_io(&mut self, now: Millis) -> Option<Action> {
         let limit = self.config.io_timeout?;
-        let overdue = self.lost_at.is_some_and(|at| now.saturating_sub(at) >= limit);
-        (overdue && !self.failing_io && self.config.shield && self.state != State::Draining)
+        let since = self.lost_at.map(|at| at.max(self.flowed_at));
+        let overdue = since.is_some_and(|at| now.saturating_sub(at) >= limit);
+        (overdue
+            && !self.failing_io
+            && now >= self.fail_at
+            && self.config.shield
+            && self.state != State::Draining)
             .then_some(Action::FailIo)
     }
 
@@ -479,7 +626,6 @@ impl Machine {
         self.last_live = Some(now);
         self.attempts = 0;
         self.retry_at = now;
-        self.old_writes_until = now + self.config.keep_alive + KEEP_ALIVE_MARGIN;
         let cause = match self.lost_at.take() {
             Some(at) => {
                 self.last_outage = now.saturating_sub(at);
@@ -504,6 +650,17 @@ impl Machine {
     }
 
     fn enter(&mut self, to: State, cause: &str) {
+        if self.state == State::Draining {
+            // An action that ends during unstage must not undo it.
+            if matches!(to, State::Fenced | State::Blocked) {
+                self.after_drain = Some((to, cause.to_owned()));
+            }
+            return;
+        }
+        self.change(to, cause);
+    }
+
+    fn change(&mut self, to: State, cause: &str) {
         if self.state != to {
             self.changes.push(Change { from: self.state, to, cause: cause.to_owned() });
             self.state = to;

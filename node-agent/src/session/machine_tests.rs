@@ -198,6 +198,65 @@ fn a_host_that_is_refused_after_having_been_live_is_fenced_for_good() {
     assert_eq!(story.sees(&[], Some(shield(1, false))), None);
 }
 
+/// A session whose controller has been `connecting` for so long that the target is asked.
+fn asking() -> (Story, Controller) {
+    let mut story = Story::live();
+    let down = controller(ControllerState::Connecting, None);
+    assert_eq!(story.sees(&[&down], Some(shield(1, false))), None);
+    assert_eq!(story.wait(ASK_EVERY - 10).sees(&[&down], Some(shield(1, false))), None);
+    let action = story.wait(10).sees(&[&down], Some(shield(1, false)));
+    assert_eq!(action, Some(Action::AskTarget));
+    (story, down)
+}
+
+#[test]
+fn a_refused_host_is_fenced_although_the_kernel_goes_on_trying() {
+    let (mut story, down) = asking();
+    let reason = "Connect Invalid Host".to_owned();
+    let refused = ConnectFailure { reason, port_closed: false, host_refused: true };
+    story.done(Outcome::Asked(Some(refused)));
+    assert_eq!(story.machine.state(), State::Fenced);
+    let delete = Some(Action::Delete("nvme0".into()));
+    assert_eq!(story.sees(&[&down], Some(shield(1, false))), delete);
+    story.done(Outcome::Deleted);
+    let going = controller(ControllerState::Deleting, None);
+    assert_eq!(story.sees(&[&going], Some(shield(1, false))), None);
+    assert_eq!(story.wait(100_000).sees(&[], Some(shield(1, false))), None);
+    assert_eq!(story.machine.state(), State::Fenced);
+}
+
+#[test]
+fn what_is_not_exported_at_this_moment_is_waited_for() {
+    let (mut story, down) = asking();
+    let reason = "no such subsystem".to_owned();
+    let absent = ConnectFailure { reason, port_closed: false, host_refused: false };
+    story.done(Outcome::Asked(Some(absent)));
+    assert_eq!(story.sees(&[&down], Some(shield(1, false))), None);
+    assert_eq!(story.machine.state(), State::Degraded);
+    assert_eq!(story.machine.reason(), "nvme0 is connecting: no such subsystem");
+    // Asked again, and an answer that could not be had changes nothing.
+    let action = story.wait(ASK_EVERY).sees(&[&down], Some(shield(1, false)));
+    assert_eq!(action, Some(Action::AskTarget));
+    story.done(Outcome::Asked(None));
+    assert_eq!(story.sees(&[&down], Some(shield(1, false))), None);
+    assert_eq!(story.machine.state(), State::Degraded);
+    // The next outage begins to count anew.
+    let back = controller(ControllerState::Live, Some(namespace(2, "w2")));
+    assert!(matches!(story.sees(&[&back], Some(shield(1, false))), Some(Action::Map(_))));
+    story.done(Outcome::Mapped(namespace(2, "w2")));
+    story.wait(ASK_EVERY).sees(&[&back], Some(shield(2, true)));
+    assert_eq!(story.sees(&[&down], Some(shield(2, false))), None);
+}
+
+#[test]
+fn a_refusal_that_comes_after_unstage_began_does_not_undo_it() {
+    let (mut story, _) = asking();
+    story.machine.step(Event::Drain { begun: true }, story.now);
+    let refused = ConnectFailure { reason: "x".into(), port_closed: false, host_refused: true };
+    story.done(Outcome::Asked(Some(refused)));
+    assert_eq!(story.machine.state(), State::Draining);
+}
+
 #[test]
 fn an_earlier_attachments_controller_is_deleted() {
     let mut story = Story::new();
@@ -221,7 +280,8 @@ fn waiting_io_fails_only_after_its_time() {
     let down = controller(ControllerState::Connecting, None);
     assert_eq!(story.sees(&[&down], Some(shield(1, false))), None);
     story.wait(9_900);
-    assert_eq!(story.sees(&[&down], Some(shield(1, false))), None);
+    assert_eq!(story.sees(&[&down], Some(shield(1, false))), Some(Action::AskTarget));
+    story.done(Outcome::Asked(None));
     story.wait(200);
     assert_eq!(story.sees(&[&down], Some(shield(1, false))), Some(Action::FailIo));
     story.done(Outcome::FailedIo(Ok(())));
@@ -253,4 +313,176 @@ fn a_suspended_or_smaller_shield_is_mended() {
         Some(Action::Map(grown)),
         "no wait to grow"
     );
+}
+
+// What the simulation (tests/session_simulation) has found.
+
+fn down() -> Controller {
+    controller(ControllerState::Connecting, Some(namespace(1, "w1")))
+}
+
+fn up() -> Controller {
+    controller(ControllerState::Live, Some(namespace(1, "w1")))
+}
+
+#[test]
+fn old_writes_count_from_the_look_that_shows_the_loss() {
+    let mut story = Story::live();
+    // The loss may have come at any time after the last good look.
+    story.wait(3_000);
+    assert_eq!(story.sees(&[&down()], Some(shield(1, false))), None);
+    story.wait(KEEP_ALIVE + KEEP_ALIVE_MARGIN - 10);
+    assert_eq!(story.sees(&[&up()], Some(shield(1, false))), None);
+    story.wait(10);
+    assert!(matches!(story.sees(&[&up()], Some(shield(1, false))), Some(Action::Map(_))));
+}
+
+#[test]
+fn a_path_that_is_lost_right_after_its_mapping_waits_again() {
+    let mut story = Story::live();
+    story.sees(&[&down()], Some(shield(1, false)));
+    story.wait(KEEP_ALIVE + KEEP_ALIVE_MARGIN);
+    assert!(matches!(story.sees(&[&up()], Some(shield(1, false))), Some(Action::Map(_))));
+    // I/O flowed for a moment that no look has seen.
+    story.done(Outcome::Mapped(namespace(1, "w1")));
+    assert_eq!(story.sees(&[&up()], Some(shield(1, false))), None);
+    // The same if the mapping was reported as failed after it had taken effect.
+    story.wait(KEEP_ALIVE + KEEP_ALIVE_MARGIN);
+    assert!(matches!(story.sees(&[&up()], Some(shield(1, false))), Some(Action::Map(_))));
+    story.done(Outcome::MapFailed("the shield could not be read".into()));
+    story.wait(MAP_RETRY);
+    assert_eq!(story.sees(&[&up()], Some(shield(1, false))), None);
+}
+
+#[test]
+fn a_new_export_that_may_have_had_io_is_no_new_export() {
+    let mut story = Story::live();
+    let second = controller(ControllerState::Live, Some(namespace(2, "w2")));
+    assert!(matches!(story.sees(&[&second], Some(shield(1, false))), Some(Action::Map(_))));
+    story.done(Outcome::MapFailed("the shield could not be read".into()));
+    story.wait(MAP_RETRY);
+    // The path shows that it was mapped; lost again since, and it has another number now.
+    let third = controller(ControllerState::Live, Some(namespace(3, "w2")));
+    assert_eq!(story.sees(&[&third], Some(shield(2, false))), None);
+}
+
+#[test]
+fn a_first_look_that_comes_late_after_a_restart_begins_the_wait() {
+    let mut story = Story::new();
+    story.wait(60_000);
+    assert_eq!(story.sees(&[&up()], Some(shield(1, false))), None);
+    story.wait(KEEP_ALIVE + KEEP_ALIVE_MARGIN);
+    assert!(matches!(story.sees(&[&up()], Some(shield(1, false))), Some(Action::Map(_))));
+}
+
+#[test]
+fn a_shield_that_fails_io_queues_again_before_it_is_called_live() {
+    let mut story = Story::live();
+    // Idle: no write fails the path, and the kernel brings it back by itself.
+    story.machine.config.io_timeout = Some(1_000);
+    assert_eq!(story.sees(&[&down()], Some(shield(1, true))), None);
+    story.wait(1_100);
+    assert_eq!(story.sees(&[&down()], Some(shield(1, true))), Some(Action::FailIo));
+    story.done(Outcome::FailedIo(Ok(())));
+    let again = Some(Action::Map(namespace(1, "w1")));
+    assert_eq!(story.sees(&[&up()], Some(shield(1, true))), again);
+    assert_ne!(story.machine.state(), State::Live);
+    // Not by a mapping that failed either.
+    story.done(Outcome::MapFailed("it could not be read".into()));
+    story.wait(MAP_RETRY);
+    assert_eq!(story.sees(&[&up()], Some(shield(1, true))), again);
+    story.done(Outcome::Mapped(namespace(1, "w1")));
+    assert_eq!(story.sees(&[&up()], Some(shield(1, true))), None);
+    assert_eq!(story.machine.state(), State::Live);
+}
+
+#[test]
+fn the_time_until_io_fails_begins_anew_when_it_has_flowed() {
+    let mut story = Story::live();
+    story.machine.config.io_timeout = Some(10_000);
+    story.sees(&[&down()], Some(shield(1, false)));
+    story.wait(9_000);
+    assert!(matches!(story.sees(&[&up()], Some(shield(1, false))), Some(Action::Map(_))));
+    story.done(Outcome::Mapped(namespace(1, "w1")));
+    story.wait(2_000);
+    assert_eq!(story.sees(&[&down()], Some(shield(1, false))), None);
+}
+
+#[test]
+fn what_ends_during_unstage_does_not_undo_it() {
+    let mut story = Story::live();
+    assert_eq!(story.sees(&[], Some(shield(1, false))), Some(Action::Connect));
+    story.machine.step(Event::Drain { begun: true }, story.now);
+    let failure = ConnectFailure { reason: "x".into(), port_closed: false, host_refused: false };
+    story.done(Outcome::Connected(Err(failure)));
+    story.wait(BACKOFF_LAST);
+    assert_eq!(story.sees(&[], Some(shield(1, false))), None);
+    assert_eq!(story.machine.state(), State::Draining);
+}
+
+#[test]
+fn what_was_fenced_or_blocked_is_so_again_when_unstage_is_refused() {
+    for (outcome, state) in [
+        (Outcome::Different("another".into()), State::Blocked),
+        (
+            Outcome::Connected(Err(ConnectFailure {
+                reason: "host".into(),
+                port_closed: false,
+                host_refused: true,
+            })),
+            State::Fenced,
+        ),
+    ] {
+        // Before unstage began, and after.
+        for late in [false, true] {
+            let mut story = Story::live();
+            story.sees(&[], Some(shield(1, false)));
+            if !late {
+                story.done(outcome.clone());
+            }
+            story.machine.step(Event::Drain { begun: true }, story.now);
+            if late {
+                story.done(outcome.clone());
+            }
+            assert_eq!(story.sees(&[], Some(shield(1, false))), None);
+            assert_eq!(story.machine.state(), State::Draining);
+            let refused = story.machine.step(Event::Drain { begun: false }, story.now);
+            assert_eq!((refused, story.machine.state()), (None, state));
+        }
+    }
+}
+
+#[test]
+fn what_the_kernel_refuses_at_once_is_not_repeated_at_once() {
+    let mut story = Story::new();
+    let old = Controller { host_nqn: "older".into(), ..controller(ControllerState::New, None) };
+    let delete = Some(Action::Delete("nvme0".into()));
+    assert_eq!(story.sees(&[&old], None), delete);
+    story.done(Outcome::Deleted);
+    assert_eq!(story.sees(&[&old], None), None, "it is being made and cannot be deleted yet");
+    assert_eq!(story.wait(REPEAT_EVERY).sees(&[&old], None), delete);
+
+    let mut story = Story::live();
+    story.machine.config.io_timeout = Some(1);
+    story.sees(&[&down()], Some(shield(1, false)));
+    assert_eq!(story.sees(&[&down()], Some(shield(1, false))), Some(Action::FailIo));
+    story.done(Outcome::FailedIo(Err("no".into())));
+    assert_eq!(story.sees(&[&down()], Some(shield(1, false))), None);
+    let failed = story.wait(REPEAT_EVERY).sees(&[&down()], Some(shield(1, false)));
+    assert_eq!(failed, Some(Action::FailIo));
+
+    let mut story = Story::new();
+    story.machine.config.shield = false;
+    assert!(matches!(story.sees(&[&up()], None), Some(Action::Map(_))));
+    story.done(Outcome::MapFailed("no".into()));
+    assert_eq!(story.sees(&[&up()], None), None);
+}
+
+#[test]
+fn a_look_in_the_millisecond_of_an_actions_end_is_not_believed() {
+    let mut story = Story::live();
+    story.sees(&[], Some(shield(1, false)));
+    story.wait(1_000).done(Outcome::Connected(Ok(())));
+    let look = Observation { taken_at: story.now, controllers: vec![], shield: None };
+    assert_eq!(story.machine.step(Event::Observed(look), story.now + 2_000), None);
 }

@@ -5,6 +5,7 @@
 
 mod actions;
 pub mod content;
+pub mod copy;
 pub mod keeper;
 pub mod machine;
 pub mod record;

@@ -4,8 +4,8 @@
 //! device-mapper are read with blocking calls.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -48,19 +48,42 @@ impl Waker {
     }
 }
 
+/// Whether the thread still goes round. A look that fails is no reason to restart the
+/// agent, a thread that is stuck in one is.
+#[derive(Clone)]
+pub struct Pulse(Arc<Mutex<Instant>>);
+
+impl Pulse {
+    /// How long the present round has lasted.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+
+    fn beat(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+}
+
+/// What [`start`] gives: the newest look, the waker, the pulse.
+pub type Started = (watch::Receiver<Option<Arc<Sweep>>>, Waker, Pulse);
+
 /// Starts looking. The channel holds the newest look; a look that failed is not shown,
 /// since unknown is not absent.
 ///
 /// # Errors
 /// If the thread cannot be started.
-pub fn start() -> Result<(watch::Receiver<Option<Arc<Sweep>>>, Waker)> {
+pub fn start() -> Result<Started> {
     let (show, shown) = watch::channel(None);
     let (wake, woken) = mpsc::sync_channel(1);
+    let pulse = Pulse(Arc::new(Mutex::new(Instant::now())));
+    let beating = pulse.clone();
     thread::Builder::new()
         .name("sweeper".into())
         .spawn(move || {
             let mut dm = None;
             loop {
+                beating.beat();
                 match sweep(&mut dm) {
                     Ok(sweep) => {
                         if show.send(Some(Arc::new(sweep))).is_err() {
@@ -80,7 +103,7 @@ pub fn start() -> Result<(watch::Receiver<Option<Arc<Sweep>>>, Waker)> {
             }
         })
         .map_err(Error::kernel("start", "the sweeper thread"))?;
-    Ok((shown, Waker(wake)))
+    Ok((shown, Waker(wake), pulse))
 }
 
 fn sweep(dm: &mut Option<DeviceMapper>) -> Result<Sweep> {

@@ -15,6 +15,7 @@ use crate::kernel::{blocking, fabrics, sysfs};
 
 use super::actions::{self, Context, DELETE_DEADLINE};
 use super::content::{self, Samples};
+use super::copy::Copies;
 use super::machine::{Action, Event, Machine, Millis, Observation, Outcome};
 use super::record::{Phase, SessionRecord, TransitionRecord, state_name};
 use super::sweeper::{Sweep, Waker};
@@ -42,6 +43,7 @@ pub(super) enum Command {
 #[derive(Clone)]
 pub(super) struct Shared {
     pub(super) journal: Journal,
+    pub(super) copies: Copies,
     pub(super) sweeps: watch::Receiver<Option<Arc<Sweep>>>,
     pub(super) waker: Waker,
     pub(super) connects: Arc<tokio::sync::Semaphore>,
@@ -324,6 +326,7 @@ impl Task {
     }
 
     async fn write_record(&self) -> Result<()> {
+        self.shared.copies.write(&self.record);
         let (journal, record) = (self.shared.journal.clone(), self.record.clone());
         blocking("write the journal", JOURNAL_DEADLINE, move || {
             journal.put(Table::Sessions, record.spec.volume.as_str(), &record)
@@ -434,6 +437,7 @@ impl Task {
             journal.remove(Table::Sessions, id.as_str())
         })
         .await?;
+        self.shared.copies.remove(&volume);
         info!(%volume, "detached");
         Ok(())
     }

@@ -136,20 +136,29 @@ impl Csi {
         })
     }
 
-    /// ControllerPublishVolume.
+    /// ControllerPublishVolume to the node of this guest.
     pub(crate) async fn attach(&mut self, volume: &mut Volume) -> Result<(), Status> {
+        volume.publish_context = self.attach_to(volume, NODE_NAME).await?;
+        Ok(())
+    }
+
+    /// ControllerPublishVolume to any node; gives its publish context.
+    pub(crate) async fn attach_to(
+        &mut self,
+        volume: &Volume,
+        node: &str,
+    ) -> Result<HashMap<String, String>, Status> {
         let published = self
             .controller
             .controller_publish_volume(request(ControllerPublishVolumeRequest {
                 volume_id: volume.id.clone(),
-                node_id: NODE_NAME.into(),
+                node_id: node.into(),
                 volume_capability: Some(volume.capability.clone()),
                 volume_context: volume.volume_context.clone(),
                 ..ControllerPublishVolumeRequest::default()
             }))
             .await?;
-        volume.publish_context = published.into_inner().publish_context;
-        Ok(())
+        Ok(published.into_inner().publish_context)
     }
 
     pub(crate) fn stage_request(volume: &Volume) -> NodeStageVolumeRequest {
@@ -202,12 +211,17 @@ impl Csi {
         Ok(())
     }
 
-    /// ControllerUnpublishVolume.
+    /// ControllerUnpublishVolume from the node of this guest.
     pub(crate) async fn detach(&mut self, volume: &Volume) -> Result<(), Status> {
+        self.detach_from(volume, NODE_NAME).await
+    }
+
+    /// ControllerUnpublishVolume from any node.
+    pub(crate) async fn detach_from(&mut self, volume: &Volume, node: &str) -> Result<(), Status> {
         self.controller
             .controller_unpublish_volume(request(ControllerUnpublishVolumeRequest {
                 volume_id: volume.id.clone(),
-                node_id: NODE_NAME.into(),
+                node_id: node.into(),
                 ..ControllerUnpublishVolumeRequest::default()
             }))
             .await?;

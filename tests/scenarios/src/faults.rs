@@ -22,15 +22,19 @@ pub(crate) enum Fault {
     ApplianceRebooted,
     /// The agent is killed in the middle of an outage, and started again.
     AgentKilled,
+    /// The agent is killed, its state directory is deleted, and the export toggled before it
+    /// is started again.
+    JournalLost,
 }
 
 /// All of them, in the order of the story.
-pub(crate) const ALL: [Fault; 5] = [
+pub(crate) const ALL: [Fault; 6] = [
     Fault::PacketsDropped,
     Fault::ExportToggled,
     Fault::ControllerDeleted,
     Fault::ApplianceRebooted,
     Fault::AgentKilled,
+    Fault::JournalLost,
 ];
 
 async fn seconds(n: u64) {
@@ -45,6 +49,7 @@ impl Fault {
             Self::ControllerDeleted => "controller deleted on the host",
             Self::ApplianceRebooted => "appliance reboots, 10 s, exports late",
             Self::AgentKilled => "agent killed during an outage",
+            Self::JournalLost => "agent killed, journal deleted, export toggled",
         }
     }
 
@@ -81,6 +86,14 @@ impl Fault {
                 stack.restart_agent().await?;
                 seconds(2).await;
                 stack.order(&["heal"])?;
+            }
+            Self::JournalLost => {
+                stack.kill_agent()?;
+                std::fs::remove_dir_all("/var/lib/rds-csi")?;
+                for volume in volumes {
+                    stack.order(&["export-toggle", &volume.id, "--off-for", "1"])?;
+                }
+                stack.restart_agent().await?;
             }
         }
         Ok(())

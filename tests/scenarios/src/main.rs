@@ -8,11 +8,13 @@
 //! - [`csi`] makes the calls that kubelet and the sidecars would make;
 //! - [`writer`] is the pod: it appends checksummed records and reports each one;
 //! - [`faults`] takes the session away;
-//! - [`demo`] and [`refusals`] are the stories; [`report`] tells them.
+//! - [`demo`], [`fencing`] and [`refusals`] are the stories; [`report`] tells them.
 
+mod bench;
 mod csi;
 mod demo;
 mod faults;
+mod fencing;
 mod process;
 mod refusals;
 mod report;
@@ -36,10 +38,14 @@ struct Cli {
 enum Command {
     /// The main job with all faults, then the same without the shield, which must fail.
     Demo,
-    /// Everything that CI runs: the demo and the refusals, one line a case.
+    /// Everything that CI runs: the refusals, the fencing and the demo, one line a case.
     Ci,
+    /// A volume moves to another node while the first still writes: it must be shut out.
+    Fencing,
     /// Bad input and missing parts: each refused with the right code and a remedy.
     Refusals,
+    /// Recovery times, the shield's cost and the shim's, each beside something else.
+    Bench,
     /// The pod of the scenarios: writes records until it is told to stop.
     #[command(hide = true)]
     Writer {
@@ -74,9 +80,12 @@ fn main() -> ExitCode {
             Command::Demo => demo::run().await,
             Command::Ci => {
                 let refusals = refusals::run().await;
-                demo::run().await && refusals
+                let fencing = fencing::run().await;
+                demo::run().await && refusals && fencing
             }
+            Command::Fencing => fencing::run().await,
             Command::Refusals => refusals::run().await,
+            Command::Bench => bench::run().await,
             Command::Writer { .. } => false,
         }
     });
