@@ -41,6 +41,7 @@ enum Command {
     Suspend = 6,
     Status = 7,
     TableLoad = 9,
+    TableClear = 10,
     TableStatus = 12,
     Message = 14,
 }
@@ -54,6 +55,7 @@ impl Command {
             Self::Suspend => "suspend or resume",
             Self::Status => "read the state of",
             Self::TableLoad => "load a table into",
+            Self::TableClear => "drop the loaded table of",
             Self::TableStatus => "read the table of",
             Self::Message => "send a message to",
         }
@@ -158,6 +160,14 @@ impl DeviceMapper {
         let next = u32::try_from(spec.len()).unwrap_or(u32::MAX);
         put(&mut spec, 20, &next.to_ne_bytes());
         self.call(Command::TableLoad, name, "", 0, &spec, 1).map(|_| ())
+    }
+
+    /// Drops the table that was loaded and not made active yet, if there is one.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn clear(&self, name: &str) -> Result<()> {
+        self.call(Command::TableClear, name, "", 0, &[], 0).map(|_| ())
     }
 
     /// Holds new I/O back. `noflush` gives I/O that waits in the target back to the core,

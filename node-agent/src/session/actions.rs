@@ -3,7 +3,7 @@
 use std::io;
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rds_csi_proto::ids::VolumeId;
 use tokio::sync::Semaphore;
@@ -17,6 +17,7 @@ use crate::kernel::{blocking, fabrics, refusal};
 
 use super::content::{self, Samples, Verdict};
 use super::machine::{Action, ConnectFailure, Outcome};
+use super::shield::Terms;
 use super::{Content, SessionSpec, shield};
 
 /// A portal that does not answer the TCP handshake in this time is not there. Without this
@@ -186,8 +187,9 @@ fn refused(answer: Answer) -> Option<ConnectFailure> {
 
 async fn map(context: Context, namespace: Namespace) -> Outcome {
     let mapped = namespace.clone();
+    let until = Instant::now() + MAP_DEADLINE;
     let what = format!("map {}", namespace.name);
-    match blocking(what, MAP_DEADLINE, move || check_and_map(&context, &namespace)).await {
+    match blocking(what, MAP_DEADLINE, move || check_and_map(&context, &namespace, until)).await {
         Ok(Verdict::Same) => Outcome::Mapped(mapped),
         Ok(Verdict::Different(why)) => {
             Outcome::Different(format!("{} is not this volume: {why}", mapped.name))
@@ -196,7 +198,7 @@ async fn map(context: Context, namespace: Namespace) -> Outcome {
     }
 }
 
-fn check_and_map(context: &Context, namespace: &Namespace) -> Result<Verdict> {
+fn check_and_map(context: &Context, namespace: &Namespace, until: Instant) -> Result<Verdict> {
     // Held open from the check to the mapping, so that its number cannot be given to
     // another device between the two.
     let device = shield::open_namespace(namespace)?;
@@ -209,12 +211,14 @@ fn check_and_map(context: &Context, namespace: &Namespace) -> Result<Verdict> {
             namespace.size_bytes, seen.size_bytes
         )));
     }
+    let while_active =
+        seen.as_ref().is_some_and(|s| s.path == Some(namespace.number) && s.path_active);
     let written = seen.and_then(|seen| sysfs::bytes_written(seen.number)).unwrap_or(0);
     let since = written.saturating_sub(context.samples.written_bytes);
     let verdict = content::compare(&device, &context.content, &context.samples, since)
         .map_err(Error::kernel("read", &namespace.name))?;
     if verdict == Verdict::Same && context.spec.shield {
-        let seen = shield::map(&dm, volume, namespace)?;
+        let seen = shield::map(&dm, volume, namespace, Terms { until, while_active })?;
         info!(%volume, namespace = namespace.name, device = %shield::node_of(seen.number).display(), bytes = seen.size_bytes, "I/O goes to this namespace");
     }
     Ok(verdict)

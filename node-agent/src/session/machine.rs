@@ -18,13 +18,16 @@
 //! configuration. The driver ([`super::keeper`]) carries out one action at a time and
 //! reports its outcome; while an action is under way no other is asked for.
 
+mod vocabulary;
+
 use rds_csi_proto::agent::State;
 
 use crate::kernel::DeviceNumber;
 use crate::kernel::sysfs::{Controller, ControllerState, Namespace};
 
-/// Milliseconds on a monotonic clock.
-pub type Millis = u64;
+pub use vocabulary::{
+    Action, Change, Config, ConnectFailure, Event, Millis, Observation, Outcome, ShieldSeen,
+};
 
 /// First pause after a failed connection attempt; doubles with each further one.
 const BACKOFF_FIRST: Millis = 250;
@@ -52,124 +55,6 @@ const REPEAT_EVERY: Millis = 1_000;
 const FRESH: Millis = 500;
 /// How long a controller may be on its way out before people should hear of it.
 const DELETE_PATIENCE: Millis = 30_000;
-
-/// What does not change during a session's life.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// Only controllers with this host NQN are this session's.
-    pub host_nqn: String,
-    /// Whether a shield stands before the namespace.
-    pub shield: bool,
-    /// The keep-alive timeout.
-    pub keep_alive: Millis,
-    /// Outage after which waiting I/O is failed.
-    pub io_timeout: Option<Millis>,
-    /// Spreads the retries of many volumes; any number.
-    pub jitter: u64,
-}
-
-/// The shield's device as device-mapper shows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ShieldSeen {
-    /// Its own number.
-    pub number: DeviceNumber,
-    /// The path in its table.
-    pub path: Option<DeviceNumber>,
-    /// Whether device-mapper still sends I/O down that path.
-    pub path_active: bool,
-    /// Whether it is suspended.
-    pub suspended: bool,
-    /// Size of its table in bytes.
-    pub size_bytes: u64,
-}
-
-/// One look at the kernel.
-#[derive(Debug, Clone)]
-pub struct Observation {
-    /// When the look began: what happened since may be missing in it.
-    pub taken_at: Millis,
-    /// All controllers of the volume's subsystem, whoever made them.
-    pub controllers: Vec<Controller>,
-    /// The shield, if it exists.
-    pub shield: Option<ShieldSeen>,
-}
-
-/// What can happen to a session.
-#[derive(Debug, Clone)]
-pub enum Event {
-    /// A look at the kernel.
-    Observed(Observation),
-    /// Time has passed.
-    Tick,
-    /// The action under way has ended.
-    Done(Outcome),
-    /// An operator asks for an attempt now.
-    Reconnect,
-    /// An operator, or a fencing, asks for waiting I/O to fail.
-    Fail,
-    /// Unstage has begun, or was refused by the kernel.
-    Drain { begun: bool },
-}
-
-/// How an action ended.
-#[derive(Debug, Clone)]
-pub enum Outcome {
-    /// A controller was made, or the target did not let us.
-    Connected(Result<(), ConnectFailure>),
-    /// The rescan was asked for; its result shows in later observations.
-    Rescanned,
-    /// The controller is gone or going.
-    Deleted,
-    /// I/O goes to this namespace now.
-    Mapped(Namespace),
-    /// The namespace holds something else.
-    Different(String),
-    /// The namespace could not be read or mapped; nothing has changed.
-    MapFailed(String),
-    /// Waiting I/O fails from now on.
-    FailedIo(Result<(), String>),
-    /// Why the target refuses us, if it said that it does.
-    Asked(Option<ConnectFailure>),
-}
-
-/// Why there is no controller.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConnectFailure {
-    /// For people.
-    pub reason: String,
-    /// The target's port is closed: it has let go of every session it had.
-    pub port_closed: bool,
-    /// The target does not admit this host any more.
-    pub host_refused: bool,
-}
-
-/// What the driver is to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
-    /// Make a controller.
-    Connect,
-    /// Look for the namespaces of this controller again.
-    Rescan(String),
-    /// Delete this controller.
-    Delete(String),
-    /// Check that the namespace holds this volume, and send I/O to it.
-    Map(Namespace),
-    /// Stop queueing.
-    FailIo,
-    /// Ask the target whether it would admit us; changes nothing.
-    AskTarget,
-}
-
-/// A change of state, for the history.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
-    /// From this state,
-    pub from: State,
-    /// to this one,
-    pub to: State,
-    /// because.
-    pub cause: String,
-}
 
 /// The session.
 #[derive(Debug, Clone)]
@@ -210,8 +95,6 @@ pub struct Machine {
     going_since: Option<Millis>,
     failing_io: bool,
     fail_at: Millis,
-    /// The shield may fail I/O, and does so until a mapping has ended well.
-    requeue: bool,
     /// The controller deleted last, and until when it is not to be deleted again.
     deleted: Option<(String, Millis)>,
     /// Where it goes if unstage is refused: what forbids connecting still does then.
@@ -253,7 +136,6 @@ impl Machine {
             going_since: None,
             failing_io: false,
             fail_at: 0,
-            requeue: false,
             deleted: None,
             after_drain: None,
             outages: 0,
@@ -382,9 +264,12 @@ impl Machine {
             self.flowed_at = now;
         }
         if let Some(tried) = self.tried.as_ref().filter(|_| changed) {
-            // A mapping that was reported as failed did take effect, queueing included.
+            // A mapping that was reported as failed did take effect.
             self.mapped_wwid = Some(tried.wwid.clone());
-            (self.failing_io, self.requeue) = (false, false);
+        }
+        if let Some(shield) = &look.shield {
+            // The kernel knows, whoever told it to; an agent that was restarted does not.
+            self.failing_io = !shield.queueing;
         }
         (self.may_flow, self.known_path) = (behind.is_some(), path);
     }
@@ -401,7 +286,7 @@ impl Machine {
             Outcome::Connected(Err(failure)) => self.refused(&failure, now),
             Outcome::Mapped(namespace) => {
                 self.mapped_wwid = Some(namespace.wwid);
-                (self.failing_io, self.requeue) = (false, false);
+                self.failing_io = false;
                 // The connection may be lost again before the next look.
                 (self.may_flow, self.known_path) = (true, Some(namespace.number));
                 self.flowed_at = now;
@@ -413,15 +298,14 @@ impl Machine {
                 // The same path again: whether it was given back before the failure
                 // cannot be seen. Another path can be.
                 if self.known_path.is_some() && self.known_path == self.tried_path() {
-                    (self.may_flow, self.failing_io) = (true, false);
+                    self.may_flow = true;
                 }
             }
             Outcome::FailedIo(Ok(())) => {
-                (self.failing_io, self.requeue) = (true, true);
+                self.failing_io = true;
             }
             Outcome::FailedIo(Err(why)) => {
                 // It may have been done even so.
-                self.requeue = true;
                 self.fail_at = now + REPEAT_EVERY;
                 self.reason = why;
             }
@@ -437,7 +321,7 @@ impl Machine {
         if failure.port_closed {
             self.old_writes_until = now;
         }
-        if failure.host_refused && self.last_live.is_some() {
+        if failure.host_refused && self.was_live() {
             self.enter(State::Fenced, &failure.reason);
             return;
         }
@@ -445,10 +329,16 @@ impl Machine {
         self.enter(State::Backoff, &failure.reason);
     }
 
+    /// Whether this attachment ever had the volume: an agent that was restarted knows it by
+    /// the shield's path.
+    fn was_live(&self) -> bool {
+        self.last_live.is_some() || self.known_path.is_some()
+    }
+
     /// The target has said why the kernel does not get through.
     fn answered(&mut self, refusal: Option<ConnectFailure>) {
         match refusal {
-            Some(failure) if failure.host_refused && self.last_live.is_some() => {
+            Some(failure) if failure.host_refused && self.was_live() => {
                 self.enter(State::Fenced, &failure.reason);
             }
             other => self.told = other.map(|failure| failure.reason),
@@ -531,7 +421,7 @@ impl Machine {
         let flows = held.is_some_and(|s| !s.suspended);
         let whole = flows && held.is_some_and(|s| s.size_bytes >= namespace.size_bytes);
         // A shield that fails I/O does so at the next loss too: it has to queue again.
-        if whole && !self.requeue {
+        if whole && held.is_some_and(|s| s.queueing) {
             self.mapped_wwid = Some(namespace.wwid.clone());
             self.live(now);
             return None;
@@ -670,5 +560,4 @@ impl Machine {
 }
 
 #[cfg(test)]
-#[path = "machine_tests.rs"]
 mod tests;

@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use rds_csi_proto::ids::VolumeId;
 
@@ -79,13 +80,21 @@ pub fn look(dm: &DeviceMapper, volume: &VolumeId) -> Result<Option<ShieldSeen>> 
     }
     let status = dm.table_status(&name)?;
     let (path, path_active) = status.as_ref().and_then(|t| parse_status(&t.params)).unzip();
+    let table = dm.table(&name)?;
     Ok(Some(ShieldSeen {
         number: state.number,
+        // A device without a table holds all I/O back until it gets one.
+        queueing: table.is_none_or(|t| queues(&t.params)),
         path,
         path_active: path_active.unwrap_or(false),
         suspended: state.suspended,
         size_bytes: status.map_or(0, |t| t.sectors * 512),
     }))
+}
+
+/// Whether the table has the feature; the kernel leaves it out once it was told to fail.
+fn queues(table: &str) -> bool {
+    table.split_whitespace().any(|word| word == "queue_if_no_path")
 }
 
 /// The path and whether it is active: the word after a device number is `A` or `F`
@@ -98,52 +107,85 @@ fn parse_status(status: &str) -> Option<(DeviceNumber, bool)> {
     })
 }
 
+/// How a path is to be given to the shield.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms {
+    /// After this nothing may change any more: whoever asked has given up, and may have
+    /// asked for something else since. Given late, a path could carry I/O while writes of
+    /// another connection are still under way.
+    pub until: Instant,
+    /// The decision rests on the path having been active all the time.
+    pub while_active: bool,
+}
+
 /// Sends I/O to `namespace`, making the shield if there is none. Waiting I/O goes first.
 /// Repeating it, or going on after a crash at any point of it, leads to the same end.
 ///
 /// # Errors
-/// If the kernel refuses; I/O then waits on, and the shield is never left suspended
-/// knowingly.
-pub fn map(dm: &DeviceMapper, volume: &VolumeId, namespace: &Namespace) -> Result<ShieldSeen> {
+/// If the kernel refuses, or the terms do not hold any more; I/O then waits on, and the
+/// shield is never left suspended knowingly.
+pub fn map(
+    dm: &DeviceMapper,
+    volume: &VolumeId,
+    namespace: &Namespace,
+    terms: Terms,
+) -> Result<ShieldSeen> {
     let name = name_of(volume);
+    let vanished = || Error::Unavailable(format!("{name} vanished while it was mapped; try again"));
     let seen = match look(dm, volume)? {
         Some(seen) => seen,
         None => {
             dm.create(&name, &format!("{UUID_PREFIX}{volume}"))?;
-            look(dm, volume)?.ok_or_else(|| {
-                Error::Unavailable(format!("{name} vanished while it was made; try again"))
-            })?
+            look(dm, volume)?.ok_or_else(vanished)?
         }
     };
-    if seen.size_bytes > namespace.size_bytes {
-        return Err(Error::Precondition(format!(
-            "{} has {} bytes, less than the {} that its users know",
-            namespace.name, namespace.size_bytes, seen.size_bytes
-        )));
+    if terms.while_active && !seen.path_active {
+        return Err(Error::Unavailable(format!("the path of {name} has failed meanwhile")));
+    }
+    if Instant::now() > terms.until {
+        return Err(too_late(&name));
     }
     let same_path = seen.path == Some(namespace.number) && seen.size_bytes == namespace.size_bytes;
     if same_path && !seen.suspended {
-        dm.message(&name, &format!("reinstate_path {}", namespace.number))?;
+        // Queueing first: the path may fail again at once.
         dm.message(&name, "queue_if_no_path")?;
+        if !seen.path_active {
+            dm.message(&name, &format!("reinstate_path {}", namespace.number))?;
+        }
     } else {
-        swap(dm, &name, &seen, &table(namespace.number, namespace.size_bytes))?;
+        swap(dm, &name, &seen, &table(namespace.number, namespace.size_bytes), terms)?;
     }
-    look(dm, volume)?.ok_or_else(|| {
-        Error::Unavailable(format!("{name} vanished while it was mapped; try again"))
-    })
+    look(dm, volume)?.ok_or_else(vanished)
 }
 
-fn swap(dm: &DeviceMapper, name: &str, seen: &ShieldSeen, table: &Target) -> Result<()> {
+fn too_late(name: &str) -> Error {
+    Error::Unavailable(format!("{name} was not mapped: checking its content took too long"))
+}
+
+fn swap(
+    dm: &DeviceMapper,
+    name: &str,
+    seen: &ShieldSeen,
+    table: &Target,
+    terms: Terms,
+) -> Result<()> {
     // Loaded first: a table that the kernel refuses must not find the device suspended.
     dm.load(name, table)?;
-    if seen.size_bytes > 0
-        && !seen.suspended
-        && let Err(error) = dm.suspend(name)
-    {
-        // An interrupted suspend may have taken effect; resuming lets I/O wait in the
-        // table instead, old or new.
-        let _ = dm.resume(name);
-        return Err(error);
+    if seen.size_bytes > 0 && !seen.suspended {
+        let suspended = dm.suspend(name);
+        // It waits for I/O below, so it may have taken long.
+        let refused = match suspended {
+            Ok(()) if Instant::now() > terms.until => Some(too_late(name)),
+            Ok(()) => None,
+            Err(error) => Some(error),
+        };
+        if let Some(error) = refused {
+            // An interrupted suspend may have taken effect. Back to the old table, in which
+            // I/O goes on waiting.
+            dm.clear(name)?;
+            let _ = dm.resume(name);
+            return Err(error);
+        }
     }
     dm.resume(name)
 }
@@ -218,6 +260,13 @@ mod tests {
         let status = "2 0 0 0 1 1 E 0 1 2 259:1 F 3 0 1 ";
         assert_eq!(parse_status(status), Some((DeviceNumber { major: 259, minor: 1 }, false)));
         assert_eq!(parse_status("2 0 0 0 0 0 "), None);
+    }
+
+    #[test]
+    fn a_table_tells_whether_it_queues() {
+        // As Linux 6.1 and 6.12 print it, before and after `fail_if_no_path`.
+        assert!(queues("3 queue_if_no_path queue_mode bio 0 1 1 service-time 0 1 2 259:1 1 1"));
+        assert!(!queues("2 queue_mode bio 0 1 1 service-time 0 1 2 259:1 1 1"));
     }
 
     #[test]

@@ -164,12 +164,6 @@ impl Sim {
         self.agent += 1;
         self.look += 1;
         self.tick += 1;
-        // `ShieldSeen` does not show whether the shield queues, so that an agent that was
-        // killed between failing I/O of an idle volume and giving the path back does not
-        // learn of it. A gap of the driver's, left out here.
-        if let Some(shield) = self.w.shield.as_mut().filter(|s| s.active) {
-            shield.queues = true;
-        }
     }
 
     /// The machine's clock.
@@ -299,6 +293,9 @@ impl Sim {
         if state == State::Live {
             (self.was_live, self.w.users) = (true, true);
         }
+        // An agent that was restarted knows by the shield's path that the volume was its own.
+        let had_it = self.w.shield.as_ref().is_some_and(|s| s.path.is_some());
+        self.fenced |= state == State::Fenced && had_it;
         if let Some(action) = action {
             if busy {
                 self.w.violated(format!("{action:?} is asked for while another is under way"));

@@ -369,6 +369,7 @@ impl World {
             path: s.path.map(|minor| DeviceNumber { major: 259, minor }),
             path_active: s.active,
             suspended: s.suspended,
+            queueing: s.queues,
             size_bytes: s.size,
         })
     }

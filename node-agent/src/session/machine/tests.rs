@@ -38,6 +38,7 @@ fn shield(minor: u32, path_active: bool) -> ShieldSeen {
         path: Some(DeviceNumber { major: 259, minor }),
         path_active,
         suspended: false,
+        queueing: true,
         size_bytes: 1 << 30,
     }
 }
@@ -285,7 +286,8 @@ fn waiting_io_fails_only_after_its_time() {
     story.wait(200);
     assert_eq!(story.sees(&[&down], Some(shield(1, false))), Some(Action::FailIo));
     story.done(Outcome::FailedIo(Ok(())));
-    assert_eq!(story.sees(&[&down], Some(shield(1, false))), None, "once");
+    let fails = ShieldSeen { queueing: false, ..shield(1, false) };
+    assert_eq!(story.sees(&[&down], Some(fails)), None, "once");
     assert!(story.machine.failing_io());
 }
 
@@ -385,12 +387,13 @@ fn a_shield_that_fails_io_queues_again_before_it_is_called_live() {
     assert_eq!(story.sees(&[&down()], Some(shield(1, true))), Some(Action::FailIo));
     story.done(Outcome::FailedIo(Ok(())));
     let again = Some(Action::Map(namespace(1, "w1")));
-    assert_eq!(story.sees(&[&up()], Some(shield(1, true))), again);
+    let fails = ShieldSeen { queueing: false, ..shield(1, true) };
+    assert_eq!(story.sees(&[&up()], Some(fails.clone())), again);
     assert_ne!(story.machine.state(), State::Live);
     // Not by a mapping that failed either.
     story.done(Outcome::MapFailed("it could not be read".into()));
     story.wait(MAP_RETRY);
-    assert_eq!(story.sees(&[&up()], Some(shield(1, true))), again);
+    assert_eq!(story.sees(&[&up()], Some(fails)), again);
     story.done(Outcome::Mapped(namespace(1, "w1")));
     assert_eq!(story.sees(&[&up()], Some(shield(1, true))), None);
     assert_eq!(story.machine.state(), State::Live);
@@ -485,4 +488,24 @@ fn a_look_in_the_millisecond_of_an_actions_end_is_not_believed() {
     story.wait(1_000).done(Outcome::Connected(Ok(())));
     let look = Observation { taken_at: story.now, controllers: vec![], shield: None };
     assert_eq!(story.machine.step(Event::Observed(look), story.now + 2_000), None);
+}
+
+#[test]
+fn a_restarted_agent_knows_that_it_is_fenced_and_that_io_fails() {
+    let mut story = Story::new();
+    // What an earlier agent left: a shield without a working path, which fails I/O.
+    let left = ShieldSeen { queueing: false, ..shield(1, false) };
+    assert_eq!(story.sees(&[], Some(left)), Some(Action::Connect));
+    assert!(story.machine.failing_io());
+    let refused = ConnectFailure { reason: "host".into(), port_closed: false, host_refused: true };
+    story.done(Outcome::Connected(Err(refused)));
+    assert_eq!(story.machine.state(), State::Fenced);
+}
+
+#[test]
+fn a_live_session_whose_shield_fails_io_is_made_to_queue_again() {
+    let mut story = Story::live();
+    let up = controller(ControllerState::Live, Some(namespace(1, "w1")));
+    let fails = ShieldSeen { queueing: false, ..shield(1, true) };
+    assert_eq!(story.sees(&[&up], Some(fails)), Some(Action::Map(namespace(1, "w1"))));
 }
