@@ -13,7 +13,7 @@ BIN := $(or $(CARGO_TARGET_DIR),target)/debug
 
 .PHONY: help
 help: ## This list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo '  KERNELS="6.1 6.12" chooses what `make test` and `make guest` boot, DEMO_KERNELS what `make demo` does.'
 
