@@ -461,8 +461,12 @@ fn refuse_if_held(namespace: &sysfs::Namespace) -> Result<()> {
         Err(e) if e.raw_os_error() == Some(libc::EBUSY) => Err(Error::Precondition(format!(
             "{path} is mounted or otherwise held; it is not disconnected under its users"
         ))),
-        // Gone, or dead: nothing that could be held.
-        _ => Ok(()),
+        // Gone: nothing that could be held.
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV | libc::ENXIO)) => {
+            Ok(())
+        }
+        Ok(_) => Ok(()),
+        Err(e) => Err(Error::kernel("see whether anybody holds", path)(e)),
     }
 }
 
