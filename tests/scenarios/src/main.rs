@@ -45,7 +45,14 @@ enum Command {
     /// Bad input and missing parts: each refused with the right code and a remedy.
     Refusals,
     /// Recovery times, the shield's cost and the shim's, each beside something else.
-    Bench,
+    Bench {
+        /// Only these.
+        #[arg(long, value_enum, value_delimiter = ',')]
+        only: Vec<bench::Part>,
+        /// Losses whose median is taken.
+        #[arg(long, default_value_t = 9)]
+        rounds: u32,
+    },
     /// The pod of the scenarios: writes records until it is told to stop.
     #[command(hide = true)]
     Writer {
@@ -85,7 +92,7 @@ fn main() -> ExitCode {
             }
             Command::Fencing => fencing::run().await,
             Command::Refusals => refusals::run().await,
-            Command::Bench => bench::run().await,
+            Command::Bench { only, rounds } => bench::run(&only, rounds).await,
             Command::Writer { .. } => false,
         }
     });

@@ -111,7 +111,7 @@ impl Stack {
             .arg("--socket")
             .arg(agent_socket(dir))
             .args(["--state-dir", "/var/lib/rds-csi"])
-            .env("RDS_CSI_LOG", "info,rds_node_agent=debug");
+            .env("RDS_CSI_LOG", "info,rds_node_agent=debug,rds_node_agent::session::sweeper=trace");
         let mut daemon = Daemon::start("agent", command)?;
         socket_up(&mut daemon, &agent_socket(dir), START).await?;
         Ok(daemon)
