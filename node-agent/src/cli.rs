@@ -1,7 +1,7 @@
 //! The command line: `serve` is the daemon, `doctor` looks at the host with or without one,
 //! the rest asks a running one.
 //!
-//! - [`client`] asks the daemon, [`output`] prints what it said: tables for people,
+//! - [`client`] asks the daemon, [`mod@doctor`] the host; [`output`] prints what it said: tables for people,
 //!   [`json`] for programs, both coloured and timed by [`style`];
 //! - [`generate`] makes shell completions and manual pages from the definitions below.
 
@@ -13,13 +13,15 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use tracing_subscriber::EnvFilter;
 
-mod client;
+pub(crate) mod client;
+mod doctor;
 mod generate;
 mod json;
 mod output;
 mod style;
 
 use client::Ask;
+use doctor::DoctorOptions;
 
 /// Exit codes: 0 done, 1 failed, 2 usage (clap's own), 3 daemon unreachable.
 const FAILED: u8 = 1;
@@ -39,6 +41,8 @@ enum Command {
     Serve(ServeOptions),
     #[command(flatten)]
     Ask(Ask),
+    /// Look for whatever on this host could keep volumes from working, and tell how to mend it.
+    Doctor(DoctorOptions),
     /// Print completions for a shell.
     Completions {
         #[arg(value_enum)]
@@ -90,6 +94,7 @@ pub fn main() -> ExitCode {
             })
         }
         Command::Ask(ask) => on_runtime(client::ask(ask)),
+        Command::Doctor(options) => on_runtime(doctor::doctor(options)),
         Command::Completions { shell } => {
             let mut bytes = Vec::new();
             generate::completions(shell, Cli::command(), &mut bytes);

@@ -10,9 +10,11 @@
 //! - [`kernel`]: the edge: fabrics, sysfs, device-mapper, block devices, mounts, udev;
 //! - [`journal`]: what was intended and done, in sled, so that a crash at any point is
 //!   understood at the next start;
-//! - [`cli`]: the command line, for the daemon and for the people who run it.
+//! - [`cli`]: the command line, for the daemon and for the people who run it;
+//! - [`doctor`]: what on this host could keep all of that from working, and how to mend it.
 
 pub mod cli;
+mod doctor;
 pub mod error;
 pub mod journal;
 pub mod kernel;

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use rds_csi_proto::agent::sessions_client::SessionsClient;
-use rds_csi_proto::agent::{HistoryRequest, State, StatusRequest, VolumeRequest, WatchRequest};
+use rds_csi_proto::agent::{
+    HistoryRequest, State, StatusReply, StatusRequest, VolumeRequest, WatchRequest,
+};
 use tokio::time::timeout;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -87,6 +89,27 @@ pub(super) struct ClientOptions {
     /// How to print.
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     pub(super) output: Format,
+}
+
+/// Why there is no status to look at.
+pub(crate) enum NoStatus {
+    /// Nobody is there.
+    Unreachable(String),
+    /// Somebody is, and says no.
+    Refused(String),
+}
+
+/// The state of all volumes, for `doctor`.
+pub(crate) async fn status(socket: &Path) -> Result<StatusReply, NoStatus> {
+    let asked = async {
+        let mut sessions = SessionsClient::new(connect(socket.to_owned()).await?);
+        answer(sessions.status(StatusRequest::default())).await
+    };
+    asked.await.map_err(|failure| match failure {
+        Failure::Unreachable(reason) => NoStatus::Unreachable(reason),
+        Failure::Refused(reasons) => NoStatus::Refused(reasons.join("; ")),
+        Failure::Print(error) => NoStatus::Refused(error.to_string()),
+    })
 }
 
 /// Why a command did not end well.
