@@ -16,6 +16,8 @@ use tracing_subscriber::EnvFilter;
 pub(crate) mod client;
 mod doctor;
 mod generate;
+#[cfg(test)]
+mod golden_tests;
 mod json;
 mod output;
 mod style;

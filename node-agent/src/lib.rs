@@ -4,6 +4,7 @@
 //! In the order in which a volume meets them:
 //!
 //! - [`server`]: the unix socket on which `csi.v1.Node` and `rdscsi.agent.v1` are served;
+//! - [`panics`]: what a panic may do, which is little;
 //! - [`node`]: the CSI calls: stage, publish, unpublish, unstage, statistics;
 //! - [`session`]: what keeps a volume's session alive: the pure state machine, the task
 //!   that drives it, and the shield, a dm-multipath device that holds I/O meanwhile;
@@ -19,5 +20,6 @@ pub mod error;
 pub mod journal;
 pub mod kernel;
 pub mod node;
+mod panics;
 pub mod server;
 pub mod session;

@@ -39,9 +39,10 @@ impl Colours {
     /// A word of a line.
     pub(super) fn word(self, text: &str, colour: Color) -> String {
         let code = match colour {
-            Color::Green => 32,
-            Color::Yellow => 33,
-            Color::Red => 31,
+            // The bright ones, as in tables.
+            Color::Green => 92,
+            Color::Yellow => 93,
+            Color::Red => 91,
             _ => return text.to_owned(),
         };
         match self {
@@ -108,7 +109,7 @@ mod tests {
         assert_eq!(Colours::choose(true, Some(OsStr::new(""))), Colours::On);
         assert_eq!(Colours::choose(true, Some(OsStr::new("1"))), Colours::Off);
         assert_eq!(Colours::choose(false, None), Colours::Off);
-        assert_eq!(Colours::On.word("Blocked", Color::Red), "\x1b[31mBlocked\x1b[0m");
+        assert_eq!(Colours::On.word("Blocked", Color::Red), "\x1b[91mBlocked\x1b[0m");
         assert_eq!(Colours::Off.word("Blocked", Color::Red), "Blocked");
     }
 

@@ -12,7 +12,7 @@ mod busy;
 mod decide;
 mod expand;
 mod format;
-mod locks;
+pub(crate) mod locks;
 mod options;
 mod paths;
 mod publish;
