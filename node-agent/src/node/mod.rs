@@ -25,6 +25,8 @@ mod stats;
 mod unpublish;
 mod unstage;
 
+#[cfg(test)]
+mod fuzz_tests;
 #[cfg(all(test, feature = "kernel-tests"))]
 mod tests;
 
