@@ -24,7 +24,7 @@ use tracing::error;
 const ESSENTIAL: [&str; 3] = ["sweeper", "udev", "history"];
 
 /// Tells of each panic in the log, and ends the process for those that it cannot go on after.
-pub fn install_hook() {
+pub(crate) fn install_hook() {
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();
         let thread = thread.name().unwrap_or("unnamed");
@@ -42,12 +42,14 @@ pub fn install_hook() {
 }
 
 fn message<'a>(panic: &'a PanicHookInfo<'_>) -> &'a str {
-    panic.payload_as_str().unwrap_or("without a message")
+    let payload = panic.payload();
+    let text = payload.downcast_ref::<&str>().copied();
+    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }
 
 /// A layer over the services, which turns panics into answers.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct CatchPanics;
+pub(crate) struct CatchPanics;
 
 impl<S> Layer<S> for CatchPanics {
     type Service = Catching<S>;
@@ -58,7 +60,7 @@ impl<S> Layer<S> for CatchPanics {
 
 /// See [`CatchPanics`].
 #[derive(Debug, Clone)]
-pub struct Catching<S> {
+pub(crate) struct Catching<S> {
     inner: S,
 }
 
