@@ -133,7 +133,7 @@ mod tests {
         assert_eq!(finding.verdict, Verdict::Problem);
         assert!(finding.mend.unwrap().starts_with("mount --make-rshared /var/lib/kubelet;"));
         // A directory whose name merely begins alike is another one.
-        let alike = format!("{ROOT}30 22 8:2 / /var/lib/kubelet2 rw - xfs /dev/sdb rw\n");
+        let alike = format!("{ROOT}30 22 8:2 / /var/lib/kube rw - xfs /dev/sdb rw\n");
         assert_eq!(propagation(&table(&alike)).verdict, Verdict::Ok);
         assert_eq!(propagation(&table("")).verdict, Verdict::Unknown);
     }
