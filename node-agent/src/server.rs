@@ -22,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::journal::{Journal, Opened};
 use crate::kernel::{blocking, process};
 use crate::node::{NodeConfig, NodeService};
+use crate::panics::{self, CatchPanics};
 use crate::session::copy::Copies;
 use crate::session::keeper::Keeper;
 use crate::session::rpc::SessionsService;
@@ -37,6 +38,7 @@ const JOURNAL_DEADLINE: Duration = Duration::from_secs(120);
 /// # Errors
 /// If the socket, the journal or the kernel's interfaces cannot be had.
 pub async fn serve(options: ServeOptions) -> Result<()> {
+    panics::install_hook();
     process::prepare_for_write_back();
     let state_dir = options.state_dir.clone();
     let (journal, opened) =
@@ -56,6 +58,7 @@ pub async fn serve(options: ServeOptions) -> Result<()> {
     let allowed = options.allow_uid.clone();
     let server = Server::builder()
         .layer(InterceptorLayer::new(move |request| admit(request, &allowed)))
+        .layer(CatchPanics)
         .add_service(NodeServer::new(node))
         .add_service(SessionsServer::new(SessionsService::new(keeper, journal)))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop_signal());

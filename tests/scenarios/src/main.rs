@@ -8,13 +8,15 @@
 //! - [`csi`] makes the calls that kubelet and the sidecars would make;
 //! - [`writer`] is the pod: it appends checksummed records and reports each one;
 //! - [`faults`] takes the session away;
-//! - [`demo`], [`fencing`] and [`refusals`] are the stories; [`report`] tells them.
+//! - [`demo`], [`fencing`], [`refusals`], [`doctor`] and [`hostile`] are the stories; [`report`] tells them.
 
 mod bench;
 mod csi;
 mod demo;
+mod doctor;
 mod faults;
 mod fencing;
+mod hostile;
 mod process;
 mod refusals;
 mod report;
@@ -44,6 +46,13 @@ enum Command {
     Fencing,
     /// Bad input and missing parts: each refused with the right code and a remedy.
     Refusals,
+    /// The doctor on a healthy host and on broken ones, and the agent's command line.
+    Doctor,
+    /// Other users, and random requests, on the agent's socket.
+    Hostile,
+    /// Asks an agent's services for something harmless, and prints the codes of the answers.
+    #[command(hide = true)]
+    Knock { socket: PathBuf },
     /// Recovery times, the shield's cost and the shim's, each beside something else.
     Bench {
         /// Only these.
@@ -93,6 +102,9 @@ fn main() -> ExitCode {
             Command::Fencing => fencing::run().await,
             Command::Refusals => refusals::run().await,
             Command::Bench { only, rounds } => bench::run(&only, rounds).await,
+            Command::Doctor => doctor::run().await,
+            Command::Hostile => hostile::run().await,
+            Command::Knock { socket } => hostile::knock(&socket).await,
             Command::Writer { .. } => false,
         }
     });
