@@ -1,6 +1,5 @@
 //! The command line: `serve` is the daemon, the rest asks a running one.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -12,7 +11,6 @@ use rds_csi_proto::agent::{
 };
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Status};
-use tracing_subscriber::EnvFilter;
 
 use crate::kernel::dm::DeviceMapper;
 use crate::session::shield;
@@ -81,6 +79,9 @@ enum Command {
         #[command(flatten)]
         client: ClientOptions,
     },
+    /// Unmount all volumes and let their I/O fail: what rds-csi-shutdown.service runs.
+    #[command(hide = true)]
+    HostShutdown,
     /// Ask the kernel to look for a volume's namespace again.
     Rescan {
         volume: String,
@@ -95,6 +96,10 @@ pub struct ServeOptions {
     /// The unix socket to serve on.
     #[arg(long, env = "RDS_CSI_SOCKET", default_value = "/run/rds-csi/agent.sock")]
     pub socket: PathBuf,
+    /// The group that may open the socket, besides root. Who may then use it is for
+    /// --allow-uid to say.
+    #[arg(long, env = "RDS_CSI_SOCKET_GROUP")]
+    pub socket_group: Option<String>,
     /// Where the journal is kept.
     #[arg(long, env = "RDS_CSI_STATE_DIR", default_value = "/var/lib/rds-csi")]
     pub state_dir: PathBuf,
@@ -151,7 +156,7 @@ pub fn main() -> ExitCode {
     };
     let code = match cli.command {
         Command::Serve(options) => {
-            log_to_stderr(options.log_json);
+            crate::logging::start(options.log_json);
             match runtime.block_on(crate::server::serve(options)) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
@@ -160,20 +165,12 @@ pub fn main() -> ExitCode {
                 }
             }
         }
+        Command::HostShutdown => runtime.block_on(crate::host_shutdown::run()),
         command => runtime.block_on(ask(command)),
     };
     // Threads that wait in the kernel must not hold up the end.
     runtime.shutdown_background();
     code
-}
-
-fn log_to_stderr(json: bool) {
-    let filter = EnvFilter::try_from_env("RDS_CSI_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
-    if json { log.json().init() } else { log.init() }
 }
 
 async fn ask(command: Command) -> ExitCode {
@@ -185,7 +182,7 @@ async fn ask(command: Command) -> ExitCode {
         | Command::Reconnect { client, .. }
         | Command::Fail { client, .. }
         | Command::Rescan { client, .. } => client,
-        Command::Serve(_) => return ExitCode::from(FAILED),
+        Command::Serve(_) | Command::HostShutdown => return ExitCode::from(FAILED),
     };
     let printer = Printer { format: client.output };
     let without_daemon = matches!(&command, Command::Fail { all: true, .. });
@@ -220,7 +217,7 @@ async fn run(
         request
     };
     match command {
-        Command::Serve(_) => {}
+        Command::Serve(_) | Command::HostShutdown => {}
         Command::Status { volume, .. } => {
             let volume_id = volume.unwrap_or_default();
             let reply = sessions.status(StatusRequest { volume_id }).await?.into_inner();

@@ -10,12 +10,15 @@
 //! - [`kernel`]: the edge: fabrics, sysfs, device-mapper, block devices, mounts, udev;
 //! - [`journal`]: what was intended and done, in sled, so that a crash at any point is
 //!   understood at the next start;
-//! - [`cli`]: the command line, for the daemon and for the people who run it.
+//! - [`host_shutdown`]: the last that is done for volumes before the host goes down;
+//! - [`logging`], [`cli`]: the command line, for the daemon and for the people who run it.
 
 pub mod cli;
 pub mod error;
+pub mod host_shutdown;
 pub mod journal;
 pub mod kernel;
+pub mod logging;
 pub mod node;
 pub mod server;
 pub mod session;
