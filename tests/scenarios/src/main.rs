@@ -8,6 +8,8 @@
 //! - [`csi`] makes the calls that kubelet and the sidecars would make;
 //! - [`writer`] is the pod: it appends checksummed records and reports each one;
 //! - [`faults`] takes the session away;
+//! - [`packages`] and [`poweroff`] are about the agent as installed, in a guest whose
+//!   process 1 is [`systemd`];
 //! - [`demo`], [`fencing`] and [`refusals`] are the stories; [`report`] tells them.
 
 mod bench;
@@ -15,10 +17,13 @@ mod csi;
 mod demo;
 mod faults;
 mod fencing;
+mod packages;
+mod poweroff;
 mod process;
 mod refusals;
 mod report;
 mod stack;
+mod systemd;
 mod writer;
 
 use std::path::PathBuf;
@@ -46,6 +51,10 @@ enum Command {
     Refusals,
     /// Recovery times, the shield's cost and the shim's, each beside something else.
     Bench,
+    /// The packages' whole life on a host: install, upgrade, crash, remove.
+    Packages(packages::Options),
+    /// Shuts the guest down with volumes in use; tests/packages.sh judges what is left.
+    Poweroff(poweroff::Options),
     /// The pod of the scenarios: writes records until it is told to stop.
     #[command(hide = true)]
     Writer {
@@ -86,6 +95,8 @@ fn main() -> ExitCode {
             Command::Fencing => fencing::run().await,
             Command::Refusals => refusals::run().await,
             Command::Bench => bench::run().await,
+            Command::Packages(options) => packages::run(&options).await,
+            Command::Poweroff(options) => poweroff::run(&options).await,
             Command::Writer { .. } => false,
         }
     });
