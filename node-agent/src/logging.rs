@@ -44,8 +44,7 @@ fn journal() -> Option<tracing_journald::Layer> {
 
 /// `JOURNAL_STREAM` is "device:inode" in decimal (systemd.exec(5)).
 fn is_stream(told: &str, device: u64, inode: u64) -> bool {
-    told.split_once(':')
-        .is_some_and(|(d, i)| d.parse() == Ok(device) && i.parse() == Ok(inode))
+    told.split_once(':').is_some_and(|(d, i)| d.parse() == Ok(device) && i.parse() == Ok(inode))
 }
 
 #[cfg(test)]

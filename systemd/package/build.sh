@@ -74,7 +74,9 @@ build_deb() {
 		chmod 755 "$root/DEBIAN/$script"
 	done
 	find "$root" -type d -exec chmod 755 {} +
-	dpkg-deb --root-owner-group -Zxz -z1 --build "$root" "$out/rds-node-agent_${version}_$arch.deb"
+	dpkg-deb --root-owner-group -Zxz -z1 --build "$root" "$work/built"
+	# Whoever is reading an earlier one goes on reading that.
+	mv "$work/built" "$out/rds-node-agent_${version}_$arch.deb"
 }
 
 build_rpm() {
@@ -94,9 +96,10 @@ build_rpm() {
 	done >"$work/files"
 	with_warning <"$here/rpm/rds-node-agent.spec" >"$work/spec"
 	rpmbuild -bb --quiet --target "$arch-linux" --define "_topdir $work/rpmbuild" --dbpath "$work/rpmdb" \
-		--define "_rpmdir $out" --define "_rpmfilename rds-node-agent-$version-1.$arch.rpm" \
+		--define "_rpmdir $work" --define "_rpmfilename built" \
 		--define "agent_version $version" --define "staged $root" --define "filelist $work/files" \
 		"$work/spec"
+	mv "$work/built" "$out/rds-node-agent-$version-1.$arch.rpm"
 }
 
 build_deb "$(dpkg --print-architecture)"

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -21,6 +21,9 @@ use crate::writer::Writer;
 
 /// A start of the agent, or the next records of the writer, in an emulated guest.
 const PATIENCE: Duration = Duration::from_secs(90);
+
+/// The warning comes on standard error.
+const PURGE: &str = "dpkg --purge rds-node-agent 2>&1";
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -65,12 +68,13 @@ async fn life(options: &Options, report: &mut Report) -> Result<()> {
     report.case("an upgrade of the .deb restarts the agent under the volume", result);
     let result = host.keeps_writing(|| signal(Signal::SIGKILL)).await;
     report.case("systemd restarts an agent that was killed", result);
-    watchdog_within("5s")?;
+    let drop_in = watchdog_within("10s")?;
     agent_after(0, PATIENCE).await?;
     let result = host.keeps_writing(|| signal(Signal::SIGSTOP)).await;
     report.case("systemd restarts an agent that hangs", result);
+    fs::remove_file(drop_in)?;
 
-    let result = host.without_agent(|| command(&["dpkg", "--purge", "rds-node-agent"])).await;
+    let result = host.without_agent(|| command(&["sh", "-c", PURGE])).await;
     report.case("a purge of the .deb leaves the volume alone", result);
     report.case("nothing of the .deb is left", is_gone());
     let result = host.keeps_writing(|| install("rpm", "-i", &options.rpm)).await;
@@ -102,13 +106,14 @@ fn signal(signal: Signal) -> Result<()> {
 }
 
 /// As the unit has it, but so that a test need not wait as long.
-fn watchdog_within(limit: &str) -> Result<()> {
+fn watchdog_within(limit: &str) -> Result<PathBuf> {
     let dir = format!("/run/systemd/system/{AGENT}.d");
     fs::create_dir_all(&dir)?;
-    fs::write(Path::new(&dir).join("watchdog.conf"), format!("[Service]\nWatchdogSec={limit}\n"))?;
+    let file = Path::new(&dir).join("watchdog.conf");
+    fs::write(&file, format!("[Service]\nWatchdogSec={limit}\n"))?;
     command(&["systemctl", "daemon-reload"])?;
     command(&["systemctl", "restart", AGENT])?;
-    Ok(())
+    Ok(file)
 }
 
 fn is_set_up() -> Result<()> {
@@ -193,9 +198,13 @@ impl Host {
         let before = main_pid()?;
         let sessions = connections()?;
         let shutdown = property(SHUTDOWN, "InvocationID")?;
+        let began = Instant::now();
         event()?;
         agent_after(before, PATIENCE).await?;
+        let restarted = began.elapsed();
         self.writer.progress(20, PATIENCE).await?;
+        let stall = self.writer.longest_stall(began, Instant::now());
+        println!("another agent after {restarted:.1?}; the writer stood still for {stall:.1?}");
         let live = async {
             while self.controller().is_err() {
                 tokio::time::sleep(Duration::from_millis(200)).await;
@@ -214,7 +223,9 @@ impl Host {
     /// Something takes the agent away; the volume has not noticed.
     async fn without_agent(&mut self, event: impl FnOnce() -> Result<String>) -> Result<()> {
         let sessions = connections()?;
-        println!("{}", event()?.trim());
+        let said = event()?;
+        println!("{}", said.trim());
+        ensure!(said.contains(&self.volume.id), "no word of the volume that is in use");
         ensure!(main_pid().unwrap_or(0) == 0, "the agent still runs");
         ensure!(!Path::new("/var/lib/rds-csi").exists(), "/var/lib/rds-csi is left");
         self.writer.progress(20, PATIENCE).await?;
@@ -243,7 +254,10 @@ impl Host {
         let all = command(&["journalctl", "--no-pager", "-o", "export", "-u", AGENT])?;
         for (key, value) in &self.volume.publish_context {
             let secret = value.contains("nqn.2014-08.org.nvmexpress:uuid:");
-            ensure!(!secret || !all.contains(value.as_str()), "the journal tells the {key} {value}");
+            ensure!(
+                !secret || !all.contains(value.as_str()),
+                "the journal tells the {key} {value}"
+            );
         }
         Ok(())
     }
