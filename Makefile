@@ -41,6 +41,10 @@ sanity: ## The CSI's own test suite against the real binaries, in a guest
 guest: ## The fault scenarios, in a guest
 	tests/run.sh guest
 
+.PHONY: packages
+packages: setup ## A .deb and an .rpm of the node-agent, in target/packages (PROFILE=dev: from the dev build)
+	systemd/package/build.sh
+
 .PHONY: demo
 demo: setup build ## A write that survives whatever happens to its session, on each kernel
 	@set -e; for kernel in $(DEMO_KERNELS); do \

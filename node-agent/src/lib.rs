@@ -11,14 +11,17 @@
 //! - [`kernel`]: the edge: fabrics, sysfs, device-mapper, block devices, mounts, udev;
 //! - [`journal`]: what was intended and done, in sled, so that a crash at any point is
 //!   understood at the next start;
-//! - [`cli`]: the command line, for the daemon and for the people who run it;
-//! - [`doctor`]: what on this host could keep all of that from working, and how to mend it.
+//! - [`doctor`]: what on this host could keep all of that from working, and how to mend it;
+//! - [`host_shutdown`]: the last that is done for volumes before the host goes down;
+//! - [`logging`], [`cli`]: the command line, for the daemon and for the people who run it.
 
 pub mod cli;
 mod doctor;
 pub mod error;
+pub mod host_shutdown;
 pub mod journal;
 pub mod kernel;
+pub mod logging;
 pub mod node;
 mod panics;
 pub mod server;

@@ -54,6 +54,9 @@ pub async fn serve(options: ServeOptions) -> Result<()> {
     tokio::spawn(watchdog(keeper.clone()));
     let node = NodeService::new(keeper.clone(), journal.clone(), config)?;
     let listener = listen(&options.socket)?;
+    if let Some(group) = &options.socket_group {
+        give_to_group(&options.socket, group);
+    }
 
     let allowed = options.allow_uid.clone();
     let server = Server::builder()
@@ -99,6 +102,19 @@ fn listen(path: &Path) -> Result<UnixListener> {
     let listener = UnixListener::bind(path).map_err(at("listen on"))?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(at("set the mode of"))?;
     Ok(listener)
+}
+
+/// Lets a group open the socket. Without it the agent still serves root, so that a group
+/// that is missing is no reason to leave volumes without their keeper.
+fn give_to_group(path: &Path, name: &str) {
+    let given = match nix::unistd::Group::from_name(name) {
+        Ok(Some(group)) => nix::unistd::chown(path, None, Some(group.gid)).map_err(Into::into),
+        Ok(None) => Err(io::Error::new(io::ErrorKind::NotFound, "no such group")),
+        Err(error) => Err(error.into()),
+    };
+    if let Err(error) = given {
+        warn!(group = name, %error, "only root can open the socket");
+    }
 }
 
 /// Only root and the users named by `--allow-uid` (the shim's) may speak to the agent:

@@ -9,6 +9,9 @@
 //! - [`writer`] is the pod: it appends checksummed records and reports each one;
 //! - [`faults`] takes the session away;
 //! - [`demo`], [`fencing`], [`refusals`], [`doctor`] and [`hostile`] are the stories; [`report`] tells them.
+//! - [`packages`] and [`poweroff`] are about the agent as installed, in a guest whose
+//!   process 1 is [`systemd`];
+//! - [`demo`], [`fencing`] and [`refusals`] are the stories; [`report`] tells them.
 
 mod bench;
 mod csi;
@@ -17,10 +20,13 @@ mod doctor;
 mod faults;
 mod fencing;
 mod hostile;
+mod packages;
+mod poweroff;
 mod process;
 mod refusals;
 mod report;
 mod stack;
+mod systemd;
 mod writer;
 
 use std::path::PathBuf;
@@ -62,6 +68,10 @@ enum Command {
         #[arg(long, default_value_t = 9)]
         rounds: u32,
     },
+    /// The packages' whole life on a host: install, upgrade, crash, remove.
+    Packages(packages::Options),
+    /// Shuts the guest down with volumes in use; tests/packages.sh judges what is left.
+    Poweroff(poweroff::Options),
     /// The pod of the scenarios: writes records until it is told to stop.
     #[command(hide = true)]
     Writer {
@@ -105,6 +115,8 @@ fn main() -> ExitCode {
             Command::Doctor => doctor::run().await,
             Command::Hostile => hostile::run().await,
             Command::Knock { socket } => hostile::knock(&socket).await,
+            Command::Packages(options) => packages::run(&options).await,
+            Command::Poweroff(options) => poweroff::run(&options).await,
             Command::Writer { .. } => false,
         }
     });

@@ -5,6 +5,7 @@
 //! worker that knows no other.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -35,24 +36,41 @@ pub(crate) struct Stack {
 impl Stack {
     /// Starts all of it, from nothing.
     pub(crate) async fn start() -> Result<Self> {
+        Self::begin(None).await
+    }
+
+    /// The same around an agent that is installed in the guest, and not ours to start.
+    pub(crate) async fn start_around(installed: &Path) -> Result<Self> {
+        Self::begin(Some(installed)).await
+    }
+
+    async fn begin(installed: Option<&Path>) -> Result<Self> {
         let dir = PathBuf::from("/scratch/rds");
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(dir.join("credentials"))?;
-        let _ = fs::remove_dir_all("/var/lib/rds-csi");
         let _ = fs::remove_dir_all("/var/lib/kubelet");
         network()?;
-        udev_rules()?;
+        if installed.is_none() {
+            let _ = fs::remove_dir_all("/var/lib/rds-csi");
+            udev_rules()?;
+        }
         let appliance = Self::start_appliance(&dir).await?;
         fs::write(dir.join("credentials/username"), "admin")?;
         fs::copy(dir.join("sim/password"), dir.join("credentials/password"))?;
         fs::copy(dir.join("sim/cert.pem"), dir.join("credentials/ca.crt"))?;
         let controller =
             Self::start_controller(&dir, &dir.join("credentials"), "controller.sock").await?;
-        let agent = Self::start_agent(&dir).await?;
+        let agent = match installed {
+            None => Some(Self::start_agent(&dir).await?),
+            Some(socket) => {
+                symlink(socket, agent_socket(&dir))?;
+                None
+            }
+        };
         let mut shim =
             Daemon::start("shim", Self::shim_command(&dir, &agent_socket(&dir), "csi.sock")?)?;
         socket_up(&mut shim, &dir.join("csi.sock"), START).await?;
-        Ok(Self { dir, appliance, controller, agent: Some(agent), shim })
+        Ok(Self { dir, appliance, controller, agent, shim })
     }
 
     async fn start_appliance(dir: &Path) -> Result<Daemon> {
