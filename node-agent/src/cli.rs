@@ -1,6 +1,7 @@
 //! The command line: `serve` is the daemon, the rest asks a running one.
 
 use std::io::IsTerminal;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -108,6 +109,9 @@ pub struct ServeOptions {
     /// Volumes that this node may hold at once.
     #[arg(long, env = "RDS_CSI_MAX_VOLUMES", default_value_t = 128)]
     pub max_volumes: u32,
+    /// Serve Prometheus metrics, /healthz and /readyz on this address, such as 127.0.0.1:9809.
+    #[arg(long, env = "RDS_CSI_METRICS_ADDR", value_name = "ADDRESS:PORT")]
+    pub metrics_addr: Option<SocketAddr>,
     /// Log in JSON, for collectors.
     #[arg(long, env = "RDS_CSI_LOG_JSON")]
     pub log_json: bool,

@@ -10,12 +10,16 @@
 //! - [`kernel`]: the edge: fabrics, sysfs, device-mapper, block devices, mounts, udev;
 //! - [`journal`]: what was intended and done, in sled, so that a crash at any point is
 //!   understood at the next start;
+//! - [`metrics`]: what is counted and shown of all that, alive and ready;
+//! - [`watchdog`]: tells systemd that all loops go round;
 //! - [`cli`]: the command line, for the daemon and for the people who run it.
 
 pub mod cli;
 pub mod error;
 pub mod journal;
 pub mod kernel;
+pub mod metrics;
 pub mod node;
 pub mod server;
 pub mod session;
+pub mod watchdog;

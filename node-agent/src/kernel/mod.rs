@@ -6,6 +6,7 @@ pub mod blocking;
 pub mod dm;
 pub mod fabrics;
 pub mod ioctl;
+pub mod iostat;
 pub mod mounts;
 pub mod probe;
 pub mod process;

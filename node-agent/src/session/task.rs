@@ -12,13 +12,16 @@ use crate::error::{Error, Result};
 use crate::journal::{Journal, Table, now_unix_ms};
 use crate::kernel::dm::DeviceMapper;
 use crate::kernel::{blocking, fabrics, sysfs};
+use crate::metrics::Metrics;
 
 use super::actions::{self, Context, DELETE_DEADLINE};
+use super::beat::{Beat, Board};
 use super::content::{self, Samples};
 use super::copy::Copies;
 use super::machine::{Action, Event, Machine, Millis, Observation, Outcome};
 use super::record::{Phase, SessionRecord, TransitionRecord, state_name};
 use super::sweeper::{Sweep, Waker};
+use super::telemetry::Telemetry;
 use super::{Attached, Content, SessionView, shield};
 
 /// How often a raw volume is sampled while it is healthy, and how often that is written
@@ -27,6 +30,8 @@ const SAMPLE_EVERY: Duration = Duration::from_secs(10);
 const SAMPLE_JOURNAL_EVERY: Duration = Duration::from_secs(60);
 /// sled's own work plus an fsync on a slow disk.
 const JOURNAL_DEADLINE: Duration = Duration::from_secs(30);
+/// A word to the kernel that it answers at once.
+const WORD_DEADLINE: Duration = Duration::from_secs(5);
 /// Nothing to wait for: sweeps come every second anyway.
 const IDLE: Millis = 1_000;
 
@@ -50,6 +55,8 @@ pub(super) struct Shared {
     pub(super) transitions: broadcast::Sender<TransitionRecord>,
     /// The zero of the machines' clock.
     pub(super) epoch: Instant,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) board: Board,
 }
 
 impl Shared {
@@ -70,6 +77,8 @@ pub(super) struct Task {
     sampled_at: Option<Instant>,
     sample_journalled_at: Option<Instant>,
     sampling: Option<oneshot::Receiver<Samples>>,
+    telemetry: Telemetry,
+    beat: Beat,
 }
 
 impl Task {
@@ -80,7 +89,11 @@ impl Task {
         commands: mpsc::Receiver<Command>,
         show: watch::Sender<SessionView>,
     ) -> Self {
+        let telemetry = Telemetry::new(shared.metrics.clone(), &record.spec, &machine);
+        let beat = shared.board.join(record.spec.volume.as_str());
         Self {
+            telemetry,
+            beat,
             shared,
             record,
             machine,
@@ -96,9 +109,16 @@ impl Task {
 
     /// Runs until the volume is detached or the agent ends.
     pub(super) async fn run(mut self) {
+        self.go_round().await;
+        // Not on a panic: then nobody looks after the volume, and the watchdog should know.
+        self.beat.end();
+    }
+
+    async fn go_round(&mut self) {
         let mut sweeps = self.shared.sweeps.clone();
         self.shared.waker.wake();
         loop {
+            self.beat.round();
             let now = self.shared.millis(Instant::now());
             let pause = self.machine.wake_at(now).map_or(IDLE, |at| at - now).min(IDLE);
             let event = tokio::select! {
@@ -171,6 +191,7 @@ impl Task {
             _ => None,
         };
         let now = self.shared.millis(Instant::now());
+        self.telemetry.before(&event);
         let action = self.machine.step(event, now);
         self.publish(shield);
         if let Some(action) = action {
@@ -184,6 +205,7 @@ impl Task {
             content: self.record.content.clone(),
             samples: self.record.samples.clone(),
             connects: self.shared.connects.clone(),
+            metrics: self.shared.metrics.clone(),
         };
         let (send, receive) = oneshot::channel();
         self.outcome = Some(receive);
@@ -197,6 +219,7 @@ impl Task {
         let volume = self.record.spec.volume.clone();
         let now = now_unix_ms();
         let changes = self.machine.take_changes();
+        self.telemetry.after(&changes, &self.machine);
         for change in &changes {
             let (from, to) = (state_name(change.from), state_name(change.to));
             match change.to {
@@ -285,7 +308,7 @@ impl Task {
                     ))),
                     Some(name) => {
                         let target = name.clone();
-                        blocking("rescan", Duration::from_secs(5), move || fabrics::rescan(&target))
+                        self.step("rescan", WORD_DEADLINE, move || fabrics::rescan(&target))
                             .await
                             .map(|()| format!("asked the kernel to rescan {name}"))
                     }
@@ -297,7 +320,7 @@ impl Task {
             Command::Fail(reply) if self.outcome.is_some() => {
                 // The action under way may be stuck on the very I/O that is to fail.
                 let volume = self.record.spec.volume.clone();
-                let result = blocking("fail queued I/O", Duration::from_secs(5), move || {
+                let result = self.step("fail queued I/O", WORD_DEADLINE, move || {
                     shield::fail(&DeviceMapper::open()?, &volume)
                 });
                 let _ = reply.send(result.await);
@@ -325,10 +348,21 @@ impl Task {
         }
     }
 
+    /// A call that the task waits for; the watchdog knows until when.
+    async fn step<T: Send + 'static>(
+        &self,
+        what: impl Into<String>,
+        deadline: Duration,
+        call: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.beat.busy(deadline);
+        blocking(what, deadline, call).await
+    }
+
     async fn write_record(&self) -> Result<()> {
         self.shared.copies.write(&self.record);
         let (journal, record) = (self.shared.journal.clone(), self.record.clone());
-        blocking("write the journal", JOURNAL_DEADLINE, move || {
+        self.step("write the journal", JOURNAL_DEADLINE, move || {
             journal.put(Table::Sessions, record.spec.volume.as_str(), &record)
         })
         .await
@@ -389,6 +423,7 @@ impl Task {
         // An action under way could make the controller that is about to be deleted.
         while self.outcome.is_some() {
             let left = deadline.saturating_duration_since(Instant::now());
+            self.beat.busy(left);
             let outcome =
                 tokio::time::timeout(left, received(&mut self.outcome)).await.map_err(|_| {
                     Error::Timeout {
@@ -402,7 +437,7 @@ impl Task {
         }
         let left = || deadline.saturating_duration_since(Instant::now());
         let id = volume.clone();
-        blocking("remove the shield", left(), move || shield::remove(&DeviceMapper::open()?, &id))
+        self.step("remove the shield", left(), move || shield::remove(&DeviceMapper::open()?, &id))
             .await?;
         // From here on there is no way back: the volume has no users.
         self.record.phase = Phase::Detaching;
@@ -410,7 +445,7 @@ impl Task {
         let nqn = self.record.spec.nqn.clone();
         for controller in self.controllers().await? {
             info!(%volume, controller = controller.name, "disconnecting");
-            let delete = blocking(
+            let delete = self.step(
                 format!("delete {}", controller.name),
                 left().min(DELETE_DEADLINE),
                 move || {
@@ -433,7 +468,7 @@ impl Task {
             )));
         }
         let (journal, id) = (self.shared.journal.clone(), volume.clone());
-        blocking("write the journal", JOURNAL_DEADLINE, move || {
+        self.step("write the journal", JOURNAL_DEADLINE, move || {
             journal.remove(Table::Sessions, id.as_str())
         })
         .await?;
@@ -445,7 +480,7 @@ impl Task {
     /// The subsystem's controllers, read now.
     async fn controllers(&self) -> Result<Vec<sysfs::Controller>> {
         let nqn = self.record.spec.nqn.clone();
-        blocking("look at sysfs", Duration::from_secs(5), move || {
+        self.step("look at sysfs", WORD_DEADLINE, move || {
             Ok(sysfs::controllers()?.into_iter().filter(|c| c.nqn == nqn.as_str()).collect())
         })
         .await
