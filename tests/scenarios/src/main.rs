@@ -8,6 +8,7 @@
 //! - [`csi`] makes the calls that kubelet and the sidecars would make;
 //! - [`writer`] is the pod: it appends checksummed records and reports each one;
 //! - [`faults`] takes the session away;
+//! - [`fleet`] is about many volumes at once;
 //! - [`demo`], [`fencing`] and [`refusals`] are the stories; [`report`] tells them.
 
 mod bench;
@@ -15,6 +16,7 @@ mod csi;
 mod demo;
 mod faults;
 mod fencing;
+mod fleet;
 mod process;
 mod refusals;
 mod report;
@@ -46,6 +48,11 @@ enum Command {
     Refusals,
     /// Recovery times, the shield's cost and the shim's, each beside something else.
     Bench,
+    /// Many volumes lost at once: recovery, connections, the agent's memory and idle CPU.
+    Fleet,
+    /// How fast this machine is at what an idle agent does; for RDS_HOST_SPEED in a guest.
+    #[command(hide = true)]
+    Speed,
     /// The pod of the scenarios: writes records until it is told to stop.
     #[command(hide = true)]
     Writer {
@@ -60,6 +67,18 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     if let Command::Writer { path, block } = cli.command {
         return writer::child(&path, block);
+    }
+    if let Command::Speed = cli.command {
+        return match fleet::speed() {
+            Ok((read, compute)) => {
+                println!("{read:.1},{compute:.3}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                eprintln!("rds-scenario: {error:#}");
+                ExitCode::FAILURE
+            }
+        };
     }
     if std::env::var_os("RDS_VM").is_none() {
         eprintln!(
@@ -86,7 +105,8 @@ fn main() -> ExitCode {
             Command::Fencing => fencing::run().await,
             Command::Refusals => refusals::run().await,
             Command::Bench => bench::run().await,
-            Command::Writer { .. } => false,
+            Command::Fleet => fleet::run().await,
+            Command::Writer { .. } | Command::Speed => false,
         }
     });
     runtime.shutdown_background();

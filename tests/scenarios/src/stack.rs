@@ -20,6 +20,8 @@ pub(crate) const APPLIANCE: &str = "10.99.0.2";
 const NODE: &str = "10.99.0.1/24";
 pub(crate) const REST_PORT: u16 = 8443;
 pub(crate) const NODE_NAME: &str = "node-1";
+/// Where the agent serves its metrics.
+pub(crate) const METRICS: &str = "127.0.0.1:9809";
 /// Emulated guests are slow to start programs over 9p.
 const START: Duration = Duration::from_secs(60);
 
@@ -111,6 +113,7 @@ impl Stack {
             .arg("--socket")
             .arg(agent_socket(dir))
             .args(["--state-dir", "/var/lib/rds-csi"])
+            .args(["--metrics-addr", METRICS])
             .env("RDS_CSI_LOG", "info,rds_node_agent=debug");
         let mut daemon = Daemon::start("agent", command)?;
         socket_up(&mut daemon, &agent_socket(dir), START).await?;
@@ -126,6 +129,11 @@ impl Stack {
             .arg(agent)
             .args(["--node-name", NODE_NAME, "--no-registration", "--no-kubernetes"]);
         Ok(command)
+    }
+
+    /// The agent's process.
+    pub(crate) fn agent_pid(&self) -> Result<u32> {
+        Ok(self.agent.as_ref().context("no agent runs")?.pid())
     }
 
     /// SIGKILL to the agent.
