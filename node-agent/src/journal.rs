@@ -99,7 +99,9 @@ impl Journal {
 
     fn try_open(state_dir: &Path, dir: &Path) -> Result<Self, String> {
         // sled may panic on a damaged file; that must not end the agent.
-        let opened = catch_unwind(AssertUnwindSafe(|| sled::Config::new().path(dir).cache_capacity(4 << 20).open()));
+        let opened = catch_unwind(AssertUnwindSafe(|| {
+            sled::Config::new().path(dir).cache_capacity(4 << 20).open()
+        }));
         let db = match opened {
             Ok(Ok(db)) => db,
             Ok(Err(e)) => return Err(e.to_string()),

@@ -77,15 +77,6 @@ pub(super) fn of_error(error: &Error) -> Attempt {
     }
 }
 
-/// An attempt that was not made, since the portal did not answer a plain TCP connect.
-#[must_use]
-pub(super) fn of_probe(error: &Error) -> Attempt {
-    match of_error(error) {
-        Attempt::PortClosed => Attempt::PortClosed,
-        _ => Attempt::Unreachable,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -143,7 +134,6 @@ mod tests {
         assert_eq!(of_error(&kernel(libc::EINVAL)), Attempt::Error);
         let late = Error::Timeout { what: "x".into(), after: std::time::Duration::ZERO };
         assert_eq!(of_error(&late), Attempt::Timeout);
-        assert_eq!(of_probe(&late), Attempt::Unreachable);
     }
 
     #[test]

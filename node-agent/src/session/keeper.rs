@@ -21,6 +21,7 @@ use super::beat::Board;
 use super::content::Samples;
 use super::copy::Copies;
 use super::machine::{Config, Event, Machine};
+use super::portal::Portals;
 use super::record::{Phase, SessionRecord, TransitionRecord};
 use super::sweeper::{self, Sweep, Waker};
 use super::task::{Command, Shared, Task};
@@ -74,6 +75,7 @@ impl Keeper {
             copies,
             sweeps,
             waker,
+            portals: Portals::default(),
             connects: Arc::new(Semaphore::new(CONNECTS)),
             transitions,
             epoch: Instant::now(),
