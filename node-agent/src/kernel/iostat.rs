@@ -1,6 +1,8 @@
 //! What the block layer counts of a device, in one read that takes no lock of it.
 
-use std::fs;
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 
 use super::DeviceNumber;
 
@@ -13,10 +15,36 @@ pub struct IoCounters {
     pub in_flight: u64,
 }
 
-/// Reads them; `None` if the device is gone or the kernel prints something else.
-#[must_use]
-pub fn read(device: DeviceNumber) -> Option<IoCounters> {
-    parse(&fs::read_to_string(device.sysfs().join("stat")).ok()?)
+/// Reads them again and again; each device's file stays open, which is most of the cost of a
+/// read. It belongs to the device and not to its number: one that is gone cannot be read.
+#[derive(Debug, Default)]
+pub struct Reader {
+    open: HashMap<DeviceNumber, File>,
+}
+
+impl Reader {
+    /// `None` if the device is gone or the kernel prints something else.
+    pub fn read(&mut self, device: DeviceNumber) -> Option<IoCounters> {
+        if let Some(text) = self.open.get(&device).and_then(text) {
+            return parse(&text);
+        }
+        self.open.remove(&device);
+        let file = File::open(device.sysfs().join("stat")).ok()?;
+        let counters = parse(&text(&file)?);
+        self.open.insert(device, file);
+        counters
+    }
+
+    /// Closes what is not of these devices.
+    pub fn keep(&mut self, of: impl Fn(DeviceNumber) -> bool) {
+        self.open.retain(|device, _| of(*device));
+    }
+}
+
+fn text(file: &File) -> Option<String> {
+    let mut text = [0; 512];
+    let length = file.read_at(&mut text, 0).ok()?;
+    Some(std::str::from_utf8(text.get(..length)?).ok()?.to_owned())
 }
 
 /// Reads, merges, sectors, ms; the same of writes; in flight; times; the same four of

@@ -39,7 +39,7 @@ impl Stalls {
     pub fn look(
         &mut self,
         shields: &HashMap<VolumeId, Result<ShieldSeen>>,
-        read: impl Fn(DeviceNumber) -> Option<IoCounters>,
+        mut read: impl FnMut(DeviceNumber) -> Option<IoCounters>,
         now: Instant,
         mut ended: impl FnMut(Duration),
     ) -> HashMap<VolumeId, Io> {

@@ -16,7 +16,8 @@ use tracing::warn;
 use crate::error::{Error, Result};
 use crate::kernel::dm::DeviceMapper;
 use crate::kernel::iostat;
-use crate::kernel::sysfs::{self, Controller};
+use crate::kernel::known::Known;
+use crate::kernel::sysfs::Controller;
 use crate::metrics::Metrics;
 
 use super::beat::Beat;
@@ -71,12 +72,11 @@ pub fn start(metrics: Arc<Metrics>, beat: Beat) -> Result<Started> {
     thread::Builder::new()
         .name("sweeper".into())
         .spawn(move || {
-            let mut stalls = Stalls::new(Instant::now());
-            let mut dm = None;
+            let mut eyes = Eyes::new();
             loop {
                 beat.busy(LONGEST);
                 let began = Instant::now();
-                let sweep = sweep(&mut dm, &mut stalls, &metrics);
+                let sweep = eyes.sweep(&metrics);
                 metrics.swept(began.elapsed(), sweep.is_ok());
                 match sweep {
                     Ok(sweep) => {
@@ -86,7 +86,7 @@ pub fn start(metrics: Arc<Metrics>, beat: Beat) -> Result<Started> {
                     }
                     Err(error) => {
                         warn!(%error, "the kernel cannot be looked at; nothing is decided until it can");
-                        dm = None;
+                        eyes.dm = None;
                     }
                 }
                 match woken.recv_timeout(EVERY) {
@@ -100,17 +100,39 @@ pub fn start(metrics: Arc<Metrics>, beat: Beat) -> Result<Started> {
     Ok((shown, Waker(wake)))
 }
 
-fn sweep(dm: &mut Option<DeviceMapper>, stalls: &mut Stalls, metrics: &Metrics) -> Result<Sweep> {
-    let taken_at = Instant::now();
-    let dm = match dm {
-        Some(dm) => dm,
-        None => dm.insert(DeviceMapper::open()?),
-    };
-    // Shields first: a path that is mapped between the two reads then shows as a
-    // namespace that is not mapped yet, and mapping it again does no harm.
-    let shields: HashMap<_, _> = shield::list(dm)?.into_iter().collect();
-    let controllers = sysfs::controllers()?;
-    let io =
-        stalls.look(&shields, iostat::read, Instant::now(), |lasted| metrics.stall_ended(lasted));
-    Ok(Sweep { taken_at, controllers, shields, io })
+/// What is kept from one look to the next.
+struct Eyes {
+    dm: Option<DeviceMapper>,
+    known: Known,
+    stats: iostat::Reader,
+    stalls: Stalls,
+}
+
+impl Eyes {
+    fn new() -> Self {
+        Self {
+            dm: None,
+            known: Known::default(),
+            stats: iostat::Reader::default(),
+            stalls: Stalls::new(Instant::now()),
+        }
+    }
+
+    fn sweep(&mut self, metrics: &Metrics) -> Result<Sweep> {
+        let taken_at = Instant::now();
+        let dm = match &mut self.dm {
+            Some(dm) => dm,
+            none => none.insert(DeviceMapper::open()?),
+        };
+        // Shields first: a path that is mapped between the two reads then shows as a
+        // namespace that is not mapped yet, and mapping it again does no harm.
+        let shields: HashMap<_, _> = shield::list(dm)?.into_iter().collect();
+        let controllers = self.known.controllers()?;
+        let ended = |lasted| metrics.stall_ended(lasted);
+        let stats = &mut self.stats;
+        let io = self.stalls.look(&shields, |device| stats.read(device), Instant::now(), ended);
+        let seen = |device| shields.values().flatten().any(|s| s.number == device);
+        self.stats.keep(seen);
+        Ok(Sweep { taken_at, controllers, shields, io })
+    }
 }
