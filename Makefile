@@ -13,7 +13,7 @@ BIN := $(or $(CARGO_TARGET_DIR),target)/debug
 
 .PHONY: help
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo '  KERNELS="6.1 6.12" chooses what `make test` and `make guest` boot, DEMO_KERNELS what `make demo` does.'
 
@@ -55,7 +55,11 @@ bench: setup build ## Recovery time, cost of the shield and of the shim, as rati
 .PHONY: bench-fleet
 bench-fleet: setup build ## 32 volumes lost at once: recovery, connections, the agent's memory and idle CPU
 	$(BIN)/rds-vm run --kernel $(firstword $(KERNELS)) --timeout $(DEMO_TIMEOUT) \
-		--env RDS_HOST_SPEED=$$($(BIN)/rds-scenario speed) -- $(BIN)/rds-scenario fleet
+		--env RDS_HOST_SPEED=$$($(BIN)/rds-scenario speed) --env RDS_CSI_LOG=info -- $(BIN)/rds-scenario fleet
+
+.PHONY: bench-recovery
+bench-recovery: setup build ## Seconds from "the target answers" to the first write, against the kernel alone
+	$(BIN)/rds-vm run --kernel $(firstword $(KERNELS)) --timeout $(DEMO_TIMEOUT) -- $(BIN)/rds-scenario bench --only recovery
 
 .PHONY: fmt
 fmt: ## Format the source

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rds_csi_proto::ids::VolumeId;
 use tokio::sync::watch;
-use tracing::warn;
+use tracing::{trace, warn};
 
 use crate::error::{Error, Result};
 use crate::kernel::dm::DeviceMapper;
@@ -127,7 +127,9 @@ impl Eyes {
         // Shields first: a path that is mapped between the two reads then shows as a
         // namespace that is not mapped yet, and mapping it again does no harm.
         let shields: HashMap<_, _> = shield::list(dm)?.into_iter().collect();
+        let of_shields = taken_at.elapsed();
         let controllers = self.known.controllers()?;
+        trace!(?of_shields, all = ?taken_at.elapsed(), "looked at the kernel");
         let ended = |lasted| metrics.stall_ended(lasted);
         let stats = &mut self.stats;
         let io = self.stalls.look(&shields, |device| stats.read(device), Instant::now(), ended);

@@ -47,7 +47,14 @@ enum Command {
     /// Bad input and missing parts: each refused with the right code and a remedy.
     Refusals,
     /// Recovery times, the shield's cost and the shim's, each beside something else.
-    Bench,
+    Bench {
+        /// Only these.
+        #[arg(long, value_enum, value_delimiter = ',')]
+        only: Vec<bench::Part>,
+        /// Losses whose median is taken.
+        #[arg(long, default_value_t = 9)]
+        rounds: u32,
+    },
     /// Many volumes lost at once: recovery, connections, the agent's memory and idle CPU.
     Fleet,
     /// How fast this machine is at what an idle agent does; for RDS_HOST_SPEED in a guest.
@@ -104,7 +111,7 @@ fn main() -> ExitCode {
             }
             Command::Fencing => fencing::run().await,
             Command::Refusals => refusals::run().await,
-            Command::Bench => bench::run().await,
+            Command::Bench { only, rounds } => bench::run(&only, rounds).await,
             Command::Fleet => fleet::run().await,
             Command::Writer { .. } | Command::Speed => false,
         }

@@ -113,8 +113,12 @@ impl Stack {
             .arg("--socket")
             .arg(agent_socket(dir))
             .args(["--state-dir", "/var/lib/rds-csi"])
-            .args(["--metrics-addr", METRICS])
-            .env("RDS_CSI_LOG", "info,rds_node_agent=debug");
+            .args(["--metrics-addr", METRICS]);
+        // As the package runs it, where that is what is measured.
+        if std::env::var_os("RDS_CSI_LOG").is_none() {
+            let log = "info,rds_node_agent=debug,rds_node_agent::session::sweeper=trace";
+            command.env("RDS_CSI_LOG", log);
+        }
         let mut daemon = Daemon::start("agent", command)?;
         socket_up(&mut daemon, &agent_socket(dir), START).await?;
         Ok(daemon)
