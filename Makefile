@@ -56,6 +56,11 @@ demo: setup build ## A write that survives whatever happens to its session, on e
 bench: setup build ## Recovery time, cost of the shield and of the shim, as ratios, in a guest
 	$(BIN)/rds-vm run --kernel $(firstword $(KERNELS)) --timeout $(DEMO_TIMEOUT) -- $(BIN)/rds-scenario bench
 
+.PHONY: bench-fleet
+bench-fleet: setup build ## 32 volumes lost at once: recovery, connections, the agent's memory and idle CPU
+	$(BIN)/rds-vm run --kernel $(firstword $(KERNELS)) --timeout $(DEMO_TIMEOUT) \
+		--env RDS_HOST_SPEED=$$($(BIN)/rds-scenario speed) --env RDS_CSI_LOG=info -- $(BIN)/rds-scenario fleet
+
 .PHONY: bench-recovery
 bench-recovery: setup build ## Seconds from "the target answers" to the first write, against the kernel alone
 	$(BIN)/rds-vm run --kernel $(firstword $(KERNELS)) --timeout $(DEMO_TIMEOUT) -- $(BIN)/rds-scenario bench --only recovery

@@ -6,6 +6,7 @@
 //! - [`generate`] makes shell completions and manual pages from the definitions below.
 
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -83,6 +84,9 @@ pub struct ServeOptions {
     /// Volumes that this node may hold at once.
     #[arg(long, env = "RDS_CSI_MAX_VOLUMES", default_value_t = 128)]
     pub max_volumes: u32,
+    /// Serve Prometheus metrics, /healthz and /readyz on this address, such as 127.0.0.1:9809.
+    #[arg(long, env = "RDS_CSI_METRICS_ADDR", value_name = "ADDRESS:PORT")]
+    pub metrics_addr: Option<SocketAddr>,
     /// Log in JSON, for collectors.
     #[arg(long, env = "RDS_CSI_LOG_JSON")]
     pub log_json: bool,
@@ -123,8 +127,13 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// What blocks has threads of its own, so a few workers do for any number of volumes. One for
+/// each processor, which is the default, would cost a large host memory for nothing.
+const WORKERS: usize = 4;
+
 fn on_runtime(work: impl Future<Output = ExitCode>) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = match runtime.worker_threads(WORKERS).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&format!("start: {error}")),
     };

@@ -13,6 +13,8 @@
 //!   understood at the next start;
 //! - [`doctor`]: what on this host could keep all of that from working, and how to mend it;
 //! - [`host_shutdown`]: the last that is done for volumes before the host goes down;
+//! - [`metrics`]: what is counted and shown of all that, alive and ready;
+//! - [`watchdog`]: tells systemd that all loops go round;
 //! - [`logging`], [`cli`]: the command line, for the daemon and for the people who run it.
 
 pub mod cli;
@@ -22,7 +24,9 @@ pub mod host_shutdown;
 pub mod journal;
 pub mod kernel;
 pub mod logging;
+pub mod metrics;
 pub mod node;
 mod panics;
 pub mod server;
 pub mod session;
+pub mod watchdog;

@@ -7,6 +7,8 @@ pub mod clock;
 pub mod dm;
 pub mod fabrics;
 pub mod ioctl;
+pub mod iostat;
+pub mod known;
 pub mod mounts;
 pub mod probe;
 pub mod process;

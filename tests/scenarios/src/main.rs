@@ -11,7 +11,7 @@
 //! - [`demo`], [`fencing`], [`refusals`], [`doctor`] and [`hostile`] are the stories; [`report`] tells them.
 //! - [`packages`] and [`poweroff`] are about the agent as installed, in a guest whose
 //!   process 1 is [`systemd`];
-//! - [`demo`], [`fencing`] and [`refusals`] are the stories; [`report`] tells them.
+//! - [`fleet`] is about many volumes at once;
 
 mod bench;
 mod csi;
@@ -19,6 +19,7 @@ mod demo;
 mod doctor;
 mod faults;
 mod fencing;
+mod fleet;
 mod hostile;
 mod packages;
 mod poweroff;
@@ -72,6 +73,11 @@ enum Command {
     Packages(packages::Options),
     /// Shuts the guest down with volumes in use; tests/packages.sh judges what is left.
     Poweroff(poweroff::Options),
+    /// Many volumes lost at once: recovery, connections, the agent's memory and idle CPU.
+    Fleet,
+    /// How fast this machine is at what an idle agent does; for RDS_HOST_SPEED in a guest.
+    #[command(hide = true)]
+    Speed,
     /// The pod of the scenarios: writes records until it is told to stop.
     #[command(hide = true)]
     Writer {
@@ -86,6 +92,18 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     if let Command::Writer { path, block } = cli.command {
         return writer::child(&path, block);
+    }
+    if let Command::Speed = cli.command {
+        return match fleet::speed() {
+            Ok((read, compute)) => {
+                println!("{read:.1},{compute:.3}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                eprintln!("rds-scenario: {error:#}");
+                ExitCode::FAILURE
+            }
+        };
     }
     if std::env::var_os("RDS_VM").is_none() {
         eprintln!(
@@ -117,7 +135,8 @@ fn main() -> ExitCode {
             Command::Knock { socket } => hostile::knock(&socket).await,
             Command::Packages(options) => packages::run(&options).await,
             Command::Poweroff(options) => poweroff::run(&options).await,
-            Command::Writer { .. } => false,
+            Command::Fleet => fleet::run().await,
+            Command::Writer { .. } | Command::Speed => false,
         }
     });
     runtime.shutdown_background();

@@ -21,6 +21,8 @@ pub(crate) const APPLIANCE: &str = "10.99.0.2";
 const NODE: &str = "10.99.0.1/24";
 pub(crate) const REST_PORT: u16 = 8443;
 pub(crate) const NODE_NAME: &str = "node-1";
+/// Where the agent serves its metrics.
+pub(crate) const METRICS: &str = "127.0.0.1:9809";
 /// Emulated guests are slow to start programs over 9p.
 const START: Duration = Duration::from_secs(60);
 
@@ -129,7 +131,12 @@ impl Stack {
             .arg("--socket")
             .arg(agent_socket(dir))
             .args(["--state-dir", "/var/lib/rds-csi"])
-            .env("RDS_CSI_LOG", "info,rds_node_agent=debug,rds_node_agent::session::sweeper=trace");
+            .args(["--metrics-addr", METRICS]);
+        // As the package runs it, where that is what is measured.
+        if std::env::var_os("RDS_CSI_LOG").is_none() {
+            let log = "info,rds_node_agent=debug,rds_node_agent::session::sweeper=trace";
+            command.env("RDS_CSI_LOG", log);
+        }
         let mut daemon = Daemon::start("agent", command)?;
         socket_up(&mut daemon, &agent_socket(dir), START).await?;
         Ok(daemon)
@@ -144,6 +151,11 @@ impl Stack {
             .arg(agent)
             .args(["--node-name", NODE_NAME, "--no-registration", "--no-kubernetes"]);
         Ok(command)
+    }
+
+    /// The agent's process.
+    pub(crate) fn agent_pid(&self) -> Result<u32> {
+        Ok(self.agent.as_ref().context("no agent runs")?.pid())
     }
 
     /// SIGKILL to the agent.
