@@ -226,9 +226,10 @@ impl Story {
         let mut codes = BTreeMap::new();
         while let Some((n, method, answer)) = answers.next().await {
             match answer {
-                // What cannot be decoded is tonic's to refuse, and this is its code for it.
-                Ok((Code::Internal, message)) if !message.contains("decode") => {
-                    bail!("call {n} ({method}): an internal error: {message}")
+                // The code alone is no fault: bytes that cannot be decoded get it from tonic,
+                // and an error of the kernel that nothing is known about, from the agent.
+                Ok((Code::Internal, message)) if message.contains("panicked") => {
+                    bail!("call {n} ({method}): {message}")
                 }
                 Ok((code, _)) => *codes.entry(format!("{code:?}")).or_default() += 1,
                 Err(status) => bail!("call {n} ({method}) got no answer: {status}"),
