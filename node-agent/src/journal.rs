@@ -7,6 +7,7 @@
 //! The kernel (sysfs, device-mapper, mountinfo) is the truth; the journal explains it.
 
 use std::fs::File;
+use std::os::unix::fs::DirBuilderExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -76,7 +77,11 @@ impl Journal {
     /// # Errors
     /// Only if no journal can be made at all (a full or read-only disk).
     pub fn open(state_dir: &Path) -> Result<(Self, Opened)> {
-        std::fs::create_dir_all(state_dir)
+        // For root alone: it tells host NQNs, which open volumes.
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(state_dir)
             .map_err(Error::kernel("create the state directory", state_dir.display()))?;
         let dir = state_dir.join("journal");
         match Self::try_open(state_dir, &dir) {

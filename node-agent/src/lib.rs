@@ -4,6 +4,7 @@
 //! In the order in which a volume meets them:
 //!
 //! - [`server`]: the unix socket on which `csi.v1.Node` and `rdscsi.agent.v1` are served;
+//! - [`panics`]: what a panic may do, which is little;
 //! - [`node`]: the CSI calls: stage, publish, unpublish, unstage, statistics;
 //! - [`session`]: what keeps a volume's session alive: the pure state machine, the task
 //!   that drives it, and the shield, a dm-multipath device that holds I/O meanwhile;
@@ -12,14 +13,17 @@
 //!   understood at the next start;
 //! - [`metrics`]: what is counted and shown of all that, alive and ready;
 //! - [`watchdog`]: tells systemd that all loops go round;
-//! - [`cli`]: the command line, for the daemon and for the people who run it.
+//! - [`cli`]: the command line, for the daemon and for the people who run it;
+//! - [`doctor`]: what on this host could keep all of that from working, and how to mend it.
 
 pub mod cli;
+mod doctor;
 pub mod error;
 pub mod journal;
 pub mod kernel;
 pub mod metrics;
 pub mod node;
+mod panics;
 pub mod server;
 pub mod session;
 pub mod watchdog;

@@ -28,6 +28,7 @@ use crate::metrics::rpc::CountCalls;
 use crate::metrics::volumes::Volumes;
 use crate::metrics::{self, Metrics};
 use crate::node::{NodeConfig, NodeService};
+use crate::panics::{self, CatchPanics};
 use crate::session::beat::Board;
 use crate::session::copy::Copies;
 use crate::session::keeper::Keeper;
@@ -45,6 +46,7 @@ const JOURNAL_DEADLINE: Duration = Duration::from_secs(120);
 /// # Errors
 /// If the socket, the journal or the kernel's interfaces cannot be had.
 pub async fn serve(options: ServeOptions) -> Result<()> {
+    panics::install_hook();
     process::prepare_for_write_back();
     let (metrics, board) = (Arc::new(Metrics::new()?), Board::default());
     metrics.register(Box::new(Process::new()?))?;
@@ -74,6 +76,7 @@ pub async fn serve(options: ServeOptions) -> Result<()> {
     let server = Server::builder()
         .layer(CountCalls(metrics))
         .layer(InterceptorLayer::new(move |request| admit(request, &allowed)))
+        .layer(CatchPanics)
         .add_service(NodeServer::new(node))
         .add_service(SessionsServer::new(SessionsService::new(keeper, journal)))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop_signal());

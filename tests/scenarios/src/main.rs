@@ -9,14 +9,16 @@
 //! - [`writer`] is the pod: it appends checksummed records and reports each one;
 //! - [`faults`] takes the session away;
 //! - [`fleet`] is about many volumes at once;
-//! - [`demo`], [`fencing`] and [`refusals`] are the stories; [`report`] tells them.
+//! - [`demo`], [`fencing`], [`refusals`], [`doctor`] and [`hostile`] are the stories; [`report`] tells them.
 
 mod bench;
 mod csi;
 mod demo;
+mod doctor;
 mod faults;
 mod fencing;
 mod fleet;
+mod hostile;
 mod process;
 mod refusals;
 mod report;
@@ -46,6 +48,13 @@ enum Command {
     Fencing,
     /// Bad input and missing parts: each refused with the right code and a remedy.
     Refusals,
+    /// The doctor on a healthy host and on broken ones, and the agent's command line.
+    Doctor,
+    /// Other users, and random requests, on the agent's socket.
+    Hostile,
+    /// Asks an agent's services for something harmless, and prints the codes of the answers.
+    #[command(hide = true)]
+    Knock { socket: PathBuf },
     /// Recovery times, the shield's cost and the shim's, each beside something else.
     Bench {
         /// Only these.
@@ -112,6 +121,9 @@ fn main() -> ExitCode {
             Command::Fencing => fencing::run().await,
             Command::Refusals => refusals::run().await,
             Command::Bench { only, rounds } => bench::run(&only, rounds).await,
+            Command::Doctor => doctor::run().await,
+            Command::Hostile => hostile::run().await,
+            Command::Knock { socket } => hostile::knock(&socket).await,
             Command::Fleet => fleet::run().await,
             Command::Writer { .. } | Command::Speed => false,
         }
