@@ -10,9 +10,11 @@
 //! - [`kernel`]: the edge: fabrics, sysfs, device-mapper, block devices, mounts, udev;
 //! - [`journal`]: what was intended and done, in sled, so that a crash at any point is
 //!   understood at the next start;
+//! - [`crash`]: points at which tests kill the agent, to see that this holds;
 //! - [`cli`]: the command line, for the daemon and for the people who run it.
 
 pub mod cli;
+pub mod crash;
 pub mod error;
 pub mod journal;
 pub mod kernel;

@@ -8,6 +8,7 @@ use rds_csi_proto::agent::State;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
+use crate::crash;
 use crate::error::{Error, Result};
 use crate::journal::{Journal, Table, now_unix_ms};
 use crate::kernel::dm::DeviceMapper;
@@ -35,6 +36,8 @@ pub(super) enum Command {
     Reconnect(oneshot::Sender<Result<String>>),
     Rescan(oneshot::Sender<Result<String>>),
     Fail(oneshot::Sender<Result<()>>),
+    /// Written down again, since the journal may lack it.
+    WriteRecord(oneshot::Sender<Result<()>>),
     SetContent(Content, oneshot::Sender<Result<()>>),
     Detach(Instant, oneshot::Sender<Result<()>>),
 }
@@ -307,6 +310,10 @@ impl Task {
                 self.waiting_fail.push(reply);
                 Some(Event::Fail)
             }
+            Command::WriteRecord(reply) => {
+                let _ = reply.send(self.write_record().await);
+                None
+            }
             Command::SetContent(content, reply) => {
                 self.record.content = content;
                 self.sampled_at = None;
@@ -404,9 +411,11 @@ impl Task {
         let id = volume.clone();
         blocking("remove the shield", left(), move || shield::remove(&DeviceMapper::open()?, &id))
             .await?;
+        crash::point("detach.unshielded");
         // From here on there is no way back: the volume has no users.
         self.record.phase = Phase::Detaching;
         self.write_record().await?;
+        crash::point("detach.recorded");
         let nqn = self.record.spec.nqn.clone();
         for controller in self.controllers().await? {
             info!(%volume, controller = controller.name, "disconnecting");
@@ -432,11 +441,13 @@ impl Task {
                 left.name, left.state
             )));
         }
+        crash::point("detach.deleted");
         let (journal, id) = (self.shared.journal.clone(), volume.clone());
         blocking("write the journal", JOURNAL_DEADLINE, move || {
             journal.remove(Table::Sessions, id.as_str())
         })
         .await?;
+        crash::point("detach.forgotten");
         self.shared.copies.remove(&volume);
         info!(%volume, "detached");
         Ok(())
