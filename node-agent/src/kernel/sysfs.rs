@@ -28,7 +28,7 @@ pub enum ControllerState {
 }
 
 impl ControllerState {
-    fn parse(text: &str) -> Self {
+    pub(super) fn parse(text: &str) -> Self {
         match text.trim() {
             "new" => Self::New,
             "live" => Self::Live,
@@ -159,7 +159,7 @@ fn head_name(name: &str) -> Option<String> {
 }
 
 /// What the kernel says of a thing that is not there, or not there any more.
-fn is_gone(error: &io::Error) -> bool {
+pub(super) fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV | libc::ENXIO))
 }
 
