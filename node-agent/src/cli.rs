@@ -17,6 +17,7 @@ use tracing_subscriber::EnvFilter;
 use crate::kernel::dm::DeviceMapper;
 use crate::session::shield;
 
+mod journal;
 mod output;
 
 use output::Printer;
@@ -81,6 +82,11 @@ enum Command {
         #[command(flatten)]
         client: ClientOptions,
     },
+    /// Read what the agent has written down; works without a daemon, and beside one.
+    Journal(journal::Options),
+    /// List the points at which tests can kill the agent.
+    #[cfg(feature = "crash-points")]
+    CrashPoints,
     /// Ask the kernel to look for a volume's namespace again.
     Rescan {
         volume: String,
@@ -160,6 +166,12 @@ pub fn main() -> ExitCode {
                 }
             }
         }
+        Command::Journal(options) => journal::run(&options),
+        #[cfg(feature = "crash-points")]
+        Command::CrashPoints => {
+            crate::crash::POINTS.iter().for_each(|point| println!("{point}"));
+            ExitCode::SUCCESS
+        }
         command => runtime.block_on(ask(command)),
     };
     // Threads that wait in the kernel must not hold up the end.
@@ -185,7 +197,9 @@ async fn ask(command: Command) -> ExitCode {
         | Command::Reconnect { client, .. }
         | Command::Fail { client, .. }
         | Command::Rescan { client, .. } => client,
-        Command::Serve(_) => return ExitCode::from(FAILED),
+        Command::Serve(_) | Command::Journal(_) => return ExitCode::from(FAILED),
+        #[cfg(feature = "crash-points")]
+        Command::CrashPoints => return ExitCode::from(FAILED),
     };
     let printer = Printer { format: client.output };
     let without_daemon = matches!(&command, Command::Fail { all: true, .. });
@@ -220,7 +234,9 @@ async fn run(
         request
     };
     match command {
-        Command::Serve(_) => {}
+        Command::Serve(_) | Command::Journal(_) => {}
+        #[cfg(feature = "crash-points")]
+        Command::CrashPoints => {}
         Command::Status { volume, .. } => {
             let volume_id = volume.unwrap_or_default();
             let reply = sessions.status(StatusRequest { volume_id }).await?.into_inner();

@@ -64,8 +64,7 @@ pub(super) fn run(db: sled::Db, layout: &Layout) -> Result<sled::Db, Failure> {
 fn outdated(db: &sled::Db) -> Result<Option<u32>, Failure> {
     caught("read the layout", || {
         let version = db.get(SCHEMA_KEY)?;
-        let version =
-            version.and_then(|v| Some(u32::from_be_bytes(v.as_ref().try_into().ok()?)));
+        let version = version.and_then(|v| Some(u32::from_be_bytes(v.as_ref().try_into().ok()?)));
         Ok(version.filter(|v| MIGRATIONS.iter().any(|(of, _)| of == v)))
     })
 }
@@ -89,7 +88,9 @@ fn one_table_and_a_manifest(db: &sled::Db) -> Result<(), Failure> {
             match serde_json::from_slice::<serde_json::Value>(&value) {
                 Ok(_) => drop(records.insert(key, value.to_vec())),
                 // Layout 1 passed over these, too.
-                Err(error) => warn!(key, %error, "a record cannot be understood and is left behind"),
+                Err(error) => {
+                    warn!(key, %error, "a record cannot be understood and is left behind")
+                }
             }
         }
     }

@@ -233,11 +233,7 @@ impl Journal {
         Ok(())
     }
 
-    fn write(
-        &self,
-        store: &mut Option<Store>,
-        edit: impl Fn(&mut Records),
-    ) -> Result<(), Failure> {
+    fn write(&self, store: &mut Option<Store>, edit: impl Fn(&mut Records)) -> Result<(), Failure> {
         let unopened = || Failure::Later("not opened".into());
         let store = store.as_mut().ok_or_else(unopened)?;
         let before = self.inner.records.read().unwrap_or_else(PoisonError::into_inner).clone();

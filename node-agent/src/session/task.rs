@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::journal::{Journal, Table, now_unix_ms};
 use crate::kernel::dm::DeviceMapper;
 use crate::kernel::fabrics::Held;
+use crate::kernel::registry::Registration;
 use crate::kernel::{blocking, sysfs};
 
 use super::actions::{self, Context, DELETE_DEADLINE};
@@ -76,6 +77,7 @@ pub(super) struct Task {
     sampled_at: Option<Instant>,
     sample_journalled_at: Option<Instant>,
     sampling: Option<oneshot::Receiver<Samples>>,
+    registration: Registration,
     /// The portal, while the session is lost.
     portal: Option<(Arc<Watched>, watch::Receiver<Option<PortalSeen>>)>,
 }
@@ -99,6 +101,7 @@ impl Task {
             sampled_at: None,
             sample_journalled_at: None,
             sampling: None,
+            registration: Registration::default(),
             portal: None,
         }
     }
@@ -247,6 +250,7 @@ impl Task {
             let _ = self.shared.transitions.send(entry);
         }
         let machine = &self.machine;
+        self.registration.follow(machine.current().map(|(c, _)| c.name.as_str()));
         self.show.send_modify(|view| {
             if !changes.is_empty() {
                 view.since_unix_ms = now;
@@ -473,13 +477,15 @@ impl Task {
             )));
         }
         crash::point("detach.deleted");
+        // Before the record: whoever finds no record has nothing more to clear away.
+        self.shared.copies.remove(&volume);
         let (journal, id) = (self.shared.journal.clone(), volume.clone());
         blocking("write the journal", JOURNAL_DEADLINE, move || {
             journal.remove(Table::Sessions, id.as_str())
         })
         .await?;
         crash::point("detach.forgotten");
-        self.shared.copies.remove(&volume);
+        self.registration.follow(None);
         info!(%volume, "detached");
         Ok(())
     }

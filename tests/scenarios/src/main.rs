@@ -8,9 +8,12 @@
 //! - [`csi`] makes the calls that kubelet and the sidecars would make;
 //! - [`writer`] is the pod: it appends checksummed records and reports each one;
 //! - [`faults`] takes the session away;
+//! - [`crash`] kills the agent at each of its named points, [`state_disk`] takes the disk of
+//!   its journal away;
 //! - [`demo`], [`fencing`] and [`refusals`] are the stories; [`report`] tells them.
 
 mod bench;
+mod crash;
 mod csi;
 mod demo;
 mod faults;
@@ -19,6 +22,7 @@ mod process;
 mod refusals;
 mod report;
 mod stack;
+mod state_disk;
 mod writer;
 
 use std::path::PathBuf;
@@ -44,6 +48,18 @@ enum Command {
     Fencing,
     /// Bad input and missing parts: each refused with the right code and a remedy.
     Refusals,
+    /// The agent is killed at each of its named points: once each, or with --all also in a
+    /// life of its own for each. Needs a build with the feature crash-points.
+    Crash {
+        /// A life for each point, and for each change of the journal.
+        #[arg(long)]
+        all: bool,
+        /// Only this point.
+        #[arg(long)]
+        only: Option<String>,
+    },
+    /// The disk of the state directory: full, read-only, deleted; volumes must not notice.
+    StateDisk,
     /// Recovery times, the shield's cost and the shim's, each beside something else.
     Bench,
     /// The pod of the scenarios: writes records until it is told to stop.
@@ -86,6 +102,11 @@ fn main() -> ExitCode {
             Command::Fencing => fencing::run().await,
             Command::Refusals => refusals::run().await,
             Command::Bench => bench::run().await,
+            Command::StateDisk => state_disk::run().await,
+            Command::Crash { all, only } => {
+                let extent = if all { crash::Extent::Each } else { crash::Extent::Once };
+                crash::run(extent, only.as_deref()).await
+            }
             Command::Writer { .. } => false,
         }
     });
