@@ -24,6 +24,23 @@ pub(super) fn copy(from: &Path, to: &Path) -> io::Result<()> {
     File::open(to)?.sync_all()
 }
 
+/// Removes a database's directory: what [`copy`] would copy of it, and nothing else. A tree
+/// below it would be somebody's, and is an error.
+pub(super) fn remove(database: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(database)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            for blob in fs::read_dir(entry.path())? {
+                fs::remove_file(blob?.path())?;
+            }
+            fs::remove_dir(entry.path())?;
+        } else {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    fs::remove_dir(database)
+}
+
 /// sled's snapshots. They only spare it work at the next start, and a half-written one makes
 /// it refuse to start (measured).
 pub(super) fn leftovers(database: &Path) -> Vec<PathBuf> {

@@ -29,7 +29,7 @@ pub(super) fn run(db: sled::Db, layout: &Layout) -> Result<sled::Db, Failure> {
     let Some(from) = outdated(&db)? else {
         tidy(&db);
         // Of a migration whose last step was interrupted.
-        let _ = fs::remove_dir_all(&copy);
+        let _ = files::remove(&copy);
         return Ok(db);
     };
     info!(from, to = SCHEMA, copy = %copy.display(), "the journal is brought to the present layout");
@@ -40,7 +40,7 @@ pub(super) fn run(db: sled::Db, layout: &Layout) -> Result<sled::Db, Failure> {
         Ok(())
     })?;
     if copy.exists() {
-        fs::remove_dir_all(&copy).map_err(later)?;
+        files::remove(&copy).map_err(later)?;
     }
     files::copy(&layout.database(), &copy).map_err(later)?;
     let db = open_db(&layout.database())?;
@@ -54,7 +54,7 @@ pub(super) fn run(db: sled::Db, layout: &Layout) -> Result<sled::Db, Failure> {
     let synced = fs::File::open(layout.database().join("db")).and_then(|f| f.sync_all());
     synced.map_err(|e| Failure::Later(format!("sync the migrated journal: {e}")))?;
     tidy(&db);
-    if let Err(error) = fs::remove_dir_all(&copy) {
+    if let Err(error) = files::remove(&copy) {
         warn!(%error, copy = %copy.display(), "the copy of the old journal is not needed any more, but could not be removed");
     }
     Ok(db)

@@ -68,7 +68,7 @@ fn mend(
                 return Ok((opened, Opened::Mended(aside, reason)));
             }
             Err(Failure::Later(reason)) => return Err(Failure::Later(reason)),
-            Err(Failure::Damaged(_)) => fs::remove_dir_all(&database)
+            Err(Failure::Damaged(_)) => files::remove(&database)
                 .map_err(|e| later("remove the journal, of which a copy was kept", e))?,
         }
     } else if database.exists() {

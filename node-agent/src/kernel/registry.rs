@@ -70,7 +70,7 @@ impl Registry {
     fn write(&self, controller: &str) -> io::Result<()> {
         // Hidden: readers pass over such names.
         let new = self.dir.join(format!(".{controller}.{OWNER}.new"));
-        let _ = fs::remove_dir_all(&new);
+        let _ = remove_entry(&new);
         for dir in self.dir.parent().into_iter().chain([self.dir.as_path(), &new]) {
             match fs::DirBuilder::new().mode(0o755).create(dir) {
                 Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
@@ -87,11 +87,11 @@ impl Registry {
 
     fn remove(&self, controller: &str) -> io::Result<()> {
         let old = self.dir.join(format!(".{controller}.{OWNER}.old"));
-        let _ = fs::remove_dir_all(&old);
+        let _ = remove_entry(&old);
         match fs::rename(self.dir.join(controller), &old) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(e) => Err(e),
-            Ok(()) => fs::remove_dir_all(&old),
+            Ok(()) => remove_entry(&old),
         }
     }
 
@@ -123,6 +123,14 @@ impl Registration {
             self.controller = None;
         }
     }
+}
+
+/// An entry holds files only.
+fn remove_entry(entry: &Path) -> io::Result<()> {
+    for attribute in fs::read_dir(entry)? {
+        fs::remove_file(attribute?.path())?;
+    }
+    fs::remove_dir(entry)
 }
 
 /// The name becomes a path.

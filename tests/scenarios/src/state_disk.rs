@@ -227,7 +227,7 @@ impl Story {
         // Whatever it makes of the empty directory below: what counts is what is mounted.
         tokio::time::sleep(Duration::from_secs(5)).await;
         let fsck = command(&["e2fsck", "-p", "-f", IMAGE]);
-        report.say(format!("fsck: {}", fsck.map_or_else(|e| format!("{e:#}"), |t| t)));
+        report.say(format!("fsck: {}", fsck.unwrap_or_else(|e| format!("{e:#}"))));
         mount()?;
         self.other_is_accepted().await
     }
