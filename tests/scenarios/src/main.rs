@@ -61,7 +61,14 @@ enum Command {
     /// The disk of the state directory: full, read-only, deleted; volumes must not notice.
     StateDisk,
     /// Recovery times, the shield's cost and the shim's, each beside something else.
-    Bench,
+    Bench {
+        /// Only these.
+        #[arg(long, value_enum, value_delimiter = ',')]
+        only: Vec<bench::Part>,
+        /// Losses whose median is taken.
+        #[arg(long, default_value_t = 9)]
+        rounds: u32,
+    },
     /// The pod of the scenarios: writes records until it is told to stop.
     #[command(hide = true)]
     Writer {
@@ -101,7 +108,7 @@ fn main() -> ExitCode {
             }
             Command::Fencing => fencing::run().await,
             Command::Refusals => refusals::run().await,
-            Command::Bench => bench::run().await,
+            Command::Bench { only, rounds } => bench::run(&only, rounds).await,
             Command::StateDisk => state_disk::run().await,
             Command::Crash { all, only } => {
                 let extent = if all { crash::Extent::Each } else { crash::Extent::Once };

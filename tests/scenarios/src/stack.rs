@@ -117,7 +117,7 @@ impl Stack {
             .arg("--socket")
             .arg(agent_socket(dir))
             .args(["--state-dir", "/var/lib/rds-csi"])
-            .env("RDS_CSI_LOG", "info,rds_node_agent=debug")
+            .env("RDS_CSI_LOG", "info,rds_node_agent=debug,rds_node_agent::session::sweeper=trace")
             .env("RDS_CSI_CRASH_AT", crash_at);
         Daemon::start("agent", command)
     }

@@ -144,6 +144,11 @@ impl Writer {
         self.seen().error.clone()
     }
 
+    /// When the first record after a moment was on the volume.
+    pub(crate) fn first_after(&self, moment: Instant) -> Option<Instant> {
+        self.seen().times.iter().copied().find(|at| *at > moment)
+    }
+
     /// The longest time without a record between two moments, the present pause included.
     pub(crate) fn longest_stall(&self, from: Instant, to: Instant) -> Duration {
         let seen = self.seen();
