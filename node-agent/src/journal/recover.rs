@@ -58,7 +58,11 @@ fn mend(
     let aside = free_name(&layout.state_dir, "journal.damaged");
     let leftovers = files::leftovers(&database);
     if !leftovers.is_empty() {
-        files::copy(&database, &aside).map_err(|e| later("keep a copy of the journal", e))?;
+        files::copy(&database, &aside).map_err(|e| {
+            // A part of it would only take more of the space that is lacking.
+            let _ = files::remove(&aside);
+            later("keep a copy of the journal", e)
+        })?;
         for path in &leftovers {
             fs::remove_file(path).map_err(|e| later("remove a leftover snapshot", e))?;
         }
