@@ -125,21 +125,56 @@ impl Stack {
     }
 
     async fn start_agent(dir: &Path) -> Result<Daemon> {
-        let mut command = Command::new(sibling("rds-node-agent")?);
+        let mut daemon = Self::spawn_agent(dir, "rds-node-agent", "")?;
+        socket_up(&mut daemon, &agent_socket(dir), START).await?;
+        Ok(daemon)
+    }
+
+    fn spawn_agent(dir: &Path, program: &str, crash_at: &str) -> Result<Daemon> {
+        let mut command = Command::new(sibling(program)?);
         command
             .arg("serve")
             .arg("--socket")
             .arg(agent_socket(dir))
             .args(["--state-dir", "/var/lib/rds-csi"])
-            .args(["--metrics-addr", METRICS]);
+            .args(["--metrics-addr", METRICS])
+            .env("RDS_CSI_CRASH_AT", crash_at);
         // As the package runs it, where that is what is measured.
         if std::env::var_os("RDS_CSI_LOG").is_none() {
             let log = "info,rds_node_agent=debug,rds_node_agent::session::sweeper=trace";
             command.env("RDS_CSI_LOG", log);
         }
-        let mut daemon = Daemon::start("agent", command)?;
-        socket_up(&mut daemon, &agent_socket(dir), START).await?;
-        Ok(daemon)
+        Daemon::start("agent", command)
+    }
+
+    /// In place of the agent that runs or has ended: one of a build that kills itself at the
+    /// named points (node-agent/src/crash.rs). It may be dead before it serves.
+    pub(crate) async fn restart_agent_crashing_at(&mut self, points: &str) -> Result<()> {
+        if let Some(mut agent) = self.agent.take() {
+            agent.kill()?;
+        }
+        let mut agent = Self::spawn_agent(&self.dir, "rds-node-agent-crash", points)?;
+        if let Err(error) = socket_up(&mut agent, &agent_socket(&self.dir), START).await
+            && !agent.has_ended()?
+        {
+            return Err(error);
+        }
+        self.agent = Some(agent);
+        Ok(())
+    }
+
+    /// At which point the agent has killed itself; `None` while it runs.
+    pub(crate) fn agent_crashed_at(&mut self) -> Result<Option<String>> {
+        let agent = self.agent.as_mut().context("no agent was started")?;
+        if !agent.has_ended()? {
+            return Ok(None);
+        }
+        let log = agent.own_log();
+        let point = log.lines().rev().find_map(|l| l.strip_prefix("crash point "));
+        match point {
+            Some(point) => Ok(Some(point.to_owned())),
+            None => bail!("the agent has ended, but at no crash point:\n{}", tail("agent", 30)),
+        }
     }
 
     /// How a shim is started; `socket` is where it serves, below the stack's directory.
