@@ -8,13 +8,15 @@
 //! - [`csi`] makes the calls that kubelet and the sidecars would make;
 //! - [`writer`] is the pod: it appends checksummed records and reports each one;
 //! - [`faults`] takes the session away;
-//! - [`demo`], [`fencing`] and [`refusals`] are the stories; [`report`] tells them.
+//! - [`demo`], [`fencing`], [`refusals`] and [`matrix`] are the stories; [`report`] tells
+//!   them.
 
 mod bench;
 mod csi;
 mod demo;
 mod faults;
 mod fencing;
+mod matrix;
 mod process;
 mod refusals;
 mod report;
@@ -46,6 +48,17 @@ enum Command {
     Refusals,
     /// Recovery times, the shield's cost and the shim's, each beside something else.
     Bench,
+    /// Every fault there is, on ext4, xfs and raw block at once, in one boot.
+    Matrix(matrix::Options),
+    /// Makes docs/fault-matrix.md of what runs of `matrix` have written; runs anywhere.
+    #[command(hide = true)]
+    MatrixTable {
+        /// The day of the runs.
+        #[arg(long)]
+        date: String,
+        #[arg(required = true)]
+        runs: Vec<PathBuf>,
+    },
     /// The pod of the scenarios: writes records until it is told to stop.
     #[command(hide = true)]
     Writer {
@@ -53,13 +66,18 @@ enum Command {
         path: PathBuf,
         #[arg(long)]
         block: bool,
+        #[command(flatten)]
+        pace: writer::Pace,
     },
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Command::Writer { path, block } = cli.command {
-        return writer::child(&path, block);
+    if let Command::Writer { path, block, pace } = cli.command {
+        return writer::child(&path, block, pace);
+    }
+    if let Command::MatrixTable { date, runs } = &cli.command {
+        return matrix::table::print(date, runs);
     }
     if std::env::var_os("RDS_VM").is_none() {
         eprintln!(
@@ -86,7 +104,8 @@ fn main() -> ExitCode {
             Command::Fencing => fencing::run().await,
             Command::Refusals => refusals::run().await,
             Command::Bench => bench::run().await,
-            Command::Writer { .. } => false,
+            Command::Matrix(options) => matrix::run(options).await,
+            Command::Writer { .. } | Command::MatrixTable { .. } => false,
         }
     });
     runtime.shutdown_background();

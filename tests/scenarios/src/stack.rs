@@ -22,10 +22,26 @@ pub(crate) const REST_PORT: u16 = 8443;
 pub(crate) const NODE_NAME: &str = "node-1";
 /// Emulated guests are slow to start programs over 9p.
 const START: Duration = Duration::from_secs(60);
+/// A daemon that was told to end.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How the agent is started.
+#[derive(Debug, Clone)]
+pub(crate) struct AgentOptions {
+    pub(crate) binary: PathBuf,
+    pub(crate) state_dir: PathBuf,
+}
+
+impl AgentOptions {
+    pub(crate) fn usual() -> Result<Self> {
+        Ok(Self { binary: sibling("rds-node-agent")?, state_dir: "/var/lib/rds-csi".into() })
+    }
+}
 
 /// Everything that runs.
 pub(crate) struct Stack {
     pub(crate) dir: PathBuf,
+    pub(crate) agent_options: AgentOptions,
     pub(crate) appliance: Daemon,
     controller: Daemon,
     agent: Option<Daemon>,
@@ -35,10 +51,15 @@ pub(crate) struct Stack {
 impl Stack {
     /// Starts all of it, from nothing.
     pub(crate) async fn start() -> Result<Self> {
+        Self::start_with(AgentOptions::usual()?).await
+    }
+
+    /// The same with another agent.
+    pub(crate) async fn start_with(agent_options: AgentOptions) -> Result<Self> {
         let dir = PathBuf::from("/scratch/rds");
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(dir.join("credentials"))?;
-        let _ = fs::remove_dir_all("/var/lib/rds-csi");
+        let _ = fs::remove_dir_all(&agent_options.state_dir);
         let _ = fs::remove_dir_all("/var/lib/kubelet");
         network()?;
         udev_rules()?;
@@ -48,11 +69,11 @@ impl Stack {
         fs::copy(dir.join("sim/cert.pem"), dir.join("credentials/ca.crt"))?;
         let controller =
             Self::start_controller(&dir, &dir.join("credentials"), "controller.sock").await?;
-        let agent = Self::start_agent(&dir).await?;
+        let agent = Self::start_agent(&dir, &agent_options).await?;
         let mut shim =
             Daemon::start("shim", Self::shim_command(&dir, &agent_socket(&dir), "csi.sock")?)?;
         socket_up(&mut shim, &dir.join("csi.sock"), START).await?;
-        Ok(Self { dir, appliance, controller, agent: Some(agent), shim })
+        Ok(Self { dir, agent_options, appliance, controller, agent: Some(agent), shim })
     }
 
     async fn start_appliance(dir: &Path) -> Result<Daemon> {
@@ -104,13 +125,14 @@ impl Stack {
         Ok(daemon)
     }
 
-    async fn start_agent(dir: &Path) -> Result<Daemon> {
-        let mut command = Command::new(sibling("rds-node-agent")?);
+    async fn start_agent(dir: &Path, options: &AgentOptions) -> Result<Daemon> {
+        let mut command = Command::new(&options.binary);
         command
             .arg("serve")
             .arg("--socket")
             .arg(agent_socket(dir))
-            .args(["--state-dir", "/var/lib/rds-csi"])
+            .arg("--state-dir")
+            .arg(&options.state_dir)
             .env("RDS_CSI_LOG", "info,rds_node_agent=debug");
         let mut daemon = Daemon::start("agent", command)?;
         socket_up(&mut daemon, &agent_socket(dir), START).await?;
@@ -135,10 +157,20 @@ impl Stack {
         Ok(())
     }
 
+    /// SIGTERM to the agent, as at an upgrade.
+    pub(crate) fn stop_agent(&mut self) -> Result<()> {
+        self.agent.take().context("no agent runs")?.stop(PATIENCE)
+    }
+
     /// Starts the agent again.
     pub(crate) async fn restart_agent(&mut self) -> Result<()> {
-        self.agent = Some(Self::start_agent(&self.dir).await?);
+        self.agent = Some(Self::start_agent(&self.dir, &self.agent_options).await?);
         Ok(())
+    }
+
+    /// Whether the agent was started and has not been ended by the story.
+    pub(crate) fn has_agent(&self) -> bool {
+        self.agent.is_some()
     }
 
     /// The calls of kubelet and the sidecars.
@@ -159,18 +191,17 @@ impl Stack {
 
     /// `rds-node-agent status -o json` for one volume.
     pub(crate) fn status(&self, volume: &str) -> Result<Value> {
-        let (agent, socket) = (sibling("rds-node-agent")?, agent_socket(&self.dir));
-        let command = [
-            agent.to_str().unwrap_or_default(),
-            "status",
-            volume,
-            "--socket",
-            socket.to_str().unwrap_or_default(),
-            "-o",
-            "json",
-        ];
-        let answer: Value = serde_json::from_str(&run(&command)?)?;
+        let answer: Value =
+            serde_json::from_str(&self.agent_cli(&["status", volume, "-o", "json"])?)?;
         answer.pointer("/volumes/0").cloned().context("the agent does not list the volume")
+    }
+
+    /// A volume's transitions, oldest first.
+    pub(crate) fn history(&self, volume: &str) -> Result<Vec<Value>> {
+        let answer = self.agent_cli(&["history", volume, "--limit", "0", "-o", "json"])?;
+        let mut answer: Value = serde_json::from_str(&answer)?;
+        let transitions = answer["transitions"].as_array_mut().context("no transitions")?;
+        Ok(std::mem::take(transitions))
     }
 
     /// Any command of the agent's command line, as a person would type it.
@@ -184,13 +215,12 @@ impl Stack {
 
     /// Ends everything politely; a part that does not end is a failure.
     pub(crate) fn stop(mut self) -> Result<()> {
-        let patience = Duration::from_secs(30);
-        self.shim.stop(patience)?;
-        self.controller.stop(patience)?;
+        self.shim.stop(PATIENCE)?;
+        self.controller.stop(PATIENCE)?;
         if let Some(mut agent) = self.agent.take() {
-            agent.stop(patience)?;
+            agent.stop(PATIENCE)?;
         }
-        self.appliance.stop(patience)
+        self.appliance.stop(PATIENCE)
     }
 
     /// Where a volume's bytes really are.
