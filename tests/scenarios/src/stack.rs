@@ -191,9 +191,19 @@ impl Stack {
 
     /// `rds-node-agent status -o json` for one volume.
     pub(crate) fn status(&self, volume: &str) -> Result<Value> {
-        let answer: Value =
-            serde_json::from_str(&self.agent_cli(&["status", volume, "-o", "json"])?)?;
-        answer.pointer("/volumes/0").cloned().context("the agent does not list the volume")
+        let volumes = self.volumes(&["status", volume, "-o", "json"])?;
+        volumes.into_iter().next().context("the agent does not list the volume")
+    }
+
+    /// The same for all of them, in any order.
+    pub(crate) fn statuses(&self) -> Result<Vec<Value>> {
+        self.volumes(&["status", "-o", "json"])
+    }
+
+    fn volumes(&self, words: &[&str]) -> Result<Vec<Value>> {
+        let mut answer: Value = serde_json::from_str(&self.agent_cli(words)?)?;
+        let volumes = answer["volumes"].as_array_mut().context("no volumes in the status")?;
+        Ok(std::mem::take(volumes))
     }
 
     /// A volume's transitions, oldest first.

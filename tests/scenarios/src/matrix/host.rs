@@ -1,7 +1,7 @@
 //! On the node, beside the agent: its kernel, its udev, and its administrators.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -15,7 +15,7 @@ use crate::process::run;
 use crate::stack::APPLIANCE;
 
 /// How often each volume's reconnect is asked for at once.
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 3;
 /// Until a second controller is gone again.
 const ALONE: Duration = Duration::from_secs(60);
 
@@ -86,40 +86,50 @@ fn reconnect_all(scene: &Scene) -> Result<()> {
     })
 }
 
-/// `nvme connect` under our own host NQN: once plainly, which the kernel should refuse, once
-/// asking for a duplicate.
+/// Somebody connects under our own host NQN. The kernel refuses, unless it is asked for a
+/// duplicate, as `nvme connect --duplicate-connect` does; then the agent has to end it.
 pub(super) async fn second_controller(scene: &mut Scene) -> Result<String> {
-    let mut made = 0;
-    let mut names = Vec::new();
+    let mut before = Vec::new();
     for volume in scene.volumes() {
         let status = scene.stack.status(&volume.id)?;
         let text = |key: &str| status[key].as_str().unwrap_or_default().to_owned();
         let (nqn, host) = (text("nqn"), text("hostNqn"));
-        let id = host.rsplit(':').next().unwrap_or_default();
-        let words = ["nvme", "connect", "-t", "tcp", "-a", APPLIANCE, "-s", "4420"];
-        let ours = ["-n", &nqn, "--hostnqn", &host, "--hostid", id];
-        let plain = run(&[&words[..], &ours].concat());
-        ensure!(plain.is_err(), "the kernel made a second controller without being asked for one");
-        made += usize::from(run(&[&words[..], &ours, &["--duplicate-connect"]].concat()).is_ok());
-        names.push((nqn, text("controller")));
+        ensure!(
+            connect(&nqn, &host, "").is_err(),
+            "the kernel made a second controller without being asked for one"
+        );
+        connect(&nqn, &host, ",duplicate_connect").context("a duplicate that was asked for")?;
+        before.push((nqn, text("controller")));
     }
     let began = Instant::now();
     let mut kept = 0;
-    for (nqn, before) in &names {
-        loop {
-            let now = controllers_of(nqn)?;
-            if let [only] = now.as_slice() {
-                let same = only.file_name() == Path::new(before).file_name();
-                kept += usize::from(same);
-                break;
-            }
-            ensure!(began.elapsed() < ALONE, "{} controllers of {nqn}", now.len());
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
+    for (nqn, controller) in &before {
+        let only = alone(nqn, began).await?;
+        kept += usize::from(only.file_name() == Path::new(controller).file_name());
     }
+    let took = began.elapsed().as_secs_f64();
     Ok(format!(
-        "{made} of {} duplicates accepted by the kernel, all gone after {:.1} s; {kept} volumes kept their controller",
-        names.len(),
-        began.elapsed().as_secs_f64()
+        "{0} duplicates made, all gone within {took:.1} s, {kept} of {0} volumes kept their controller",
+        before.len()
     ))
+}
+
+fn connect(nqn: &str, host: &str, more: &str) -> Result<()> {
+    let id = host.rsplit(':').next().unwrap_or_default();
+    let line = format!(
+        "transport=tcp,traddr={APPLIANCE},trsvcid=4420,nqn={nqn},hostnqn={host},hostid={id}{more}"
+    );
+    Ok(fs::write("/dev/nvme-fabrics", line)?)
+}
+
+/// The controller that is left when there is one only.
+async fn alone(nqn: &str, began: Instant) -> Result<PathBuf> {
+    loop {
+        let now = controllers_of(nqn)?;
+        if let [only] = now.as_slice() {
+            return Ok(only.clone());
+        }
+        ensure!(began.elapsed() < ALONE, "{} controllers of {nqn}", now.len());
+        seconds(1).await;
+    }
 }

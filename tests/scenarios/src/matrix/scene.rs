@@ -21,7 +21,7 @@ use crate::report::Report;
 use crate::stack::Stack;
 
 /// A write that was on its way is followed by others: I/O flows.
-const FLOWING: u64 = 10;
+const FLOWING: u64 = 5;
 
 pub(super) struct Scene {
     pub(super) stack: Stack,
@@ -88,9 +88,16 @@ impl Scene {
         self.three.iter().find_map(|s| s.writer.error())
     }
 
-    fn outages(&self) -> Result<Vec<u64>> {
-        let of = |v: &Volume| Ok(self.stack.status(&v.id)?["outages"].as_u64().unwrap_or(0));
+    /// What the agent says of the three.
+    fn views(&self) -> Result<Vec<Value>> {
+        let all = self.stack.statuses()?;
+        let find = |v: &Volume| all.iter().find(|s| s["volumeId"] == v.id.as_str()).cloned();
+        let of = |v| find(v).with_context(|| format!("the agent does not list {}", v.id));
         self.volumes().into_iter().map(of).collect()
+    }
+
+    fn outages(&self) -> Result<Vec<u64>> {
+        Ok(self.views()?.iter().map(|v| v["outages"].as_u64().unwrap_or(0)).collect())
     }
 
     /// Inflicts a fault, and sees what becomes of the three.
@@ -119,11 +126,16 @@ impl Scene {
     async fn settle(&self) -> Result<()> {
         self.writes_flow().await?;
         let began = Instant::now();
-        for subject in &self.three {
-            let live = |v: &Value| v["state"] == "Live";
-            let left = RECOVERY.saturating_sub(began.elapsed());
-            let status = subject.becomes(&self.stack, "Live", left, live).await?;
-            let nqn = status["nqn"].as_str().context("no NQN")?;
+        let views = loop {
+            let views = self.views()?;
+            if views.iter().all(|v| v["state"] == "Live") {
+                break views;
+            }
+            ensure!(began.elapsed() < RECOVERY, "writes flow, but the agent says {views:?}");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        };
+        for view in views {
+            let nqn = view["nqn"].as_str().context("no NQN")?;
             let controllers = controllers_of(nqn)?;
             ensure!(controllers.len() == 1, "{} controllers of {nqn}", controllers.len());
         }

@@ -16,10 +16,11 @@ const MIB: i64 = 1 << 20;
 /// From the end of a cause until writes flow again, or a volume is taken off its node: in
 /// an emulated guest, with a share of two processors.
 pub(super) const RECOVERY: Duration = Duration::from_secs(120);
-/// Paces of a few records a second last for the whole run without overwriting any.
-const PACE: Pace = Pace { pause_ms: 50, slots: 32_000 };
-/// A volume of its own case: quick to fill, so that the content check has samples.
-const BRIEF: Pace = Pace { pause_ms: 50, slots: 4096 };
+/// As fast as leaves an emulated processor to others. No record is overwritten in the whole
+/// run, so that each one can be read back.
+const PACE: Pace = Pace { pause_ms: 200, slots: 32_000 };
+/// For a volume of a single case.
+const BRIEF: Pace = Pace { pause_ms: 100, slots: 4096 };
 
 /// What is on a volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
