@@ -4,13 +4,16 @@
 //! the controller is live. The write can sleep uninterruptibly, so callers run it on a
 //! thread that may be abandoned, and read its outcome back from sysfs.
 
-use std::fs::OpenOptions;
-use std::io::{Read, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use rustix::fs::{Mode, OFlags};
 use tracing::debug;
 
 use crate::error::{Error, Result};
+use crate::kernel::sysfs::{ControllerState, is_gone};
 use crate::session::SessionSpec;
 
 const FABRICS: &str = "/dev/nvme-fabrics";
@@ -69,31 +72,111 @@ fn parse_instance(answer: &str) -> Option<u32> {
     answer.trim().split(',').find_map(|part| part.strip_prefix("instance=")?.parse().ok())
 }
 
-/// Asks the kernel to look for the controller's namespaces again.
-///
-/// # Errors
-/// If the controller is gone.
-pub fn rescan(controller: &str) -> Result<()> {
-    write_attribute(controller, "rescan_controller", "rescan")
+/// A controller that stands under a name and is of a given subsystem, held so that what is
+/// done to it cannot meet another one: names are reused as soon as a controller is gone,
+/// but the directory that was opened stays this controller's, and dead once it is.
+#[derive(Debug)]
+pub struct Held {
+    dir: OwnedFd,
+    name: String,
 }
 
-/// Deletes a controller. I/O in it fails up to the shield. Returns when it is gone, which
-/// can take as long as the target needs to time out: abandon the call, do not hurry it.
-///
-/// # Errors
-/// If the controller is gone already.
-pub fn delete(controller: &str) -> Result<()> {
-    write_attribute(controller, "delete_controller", "delete")
-}
+impl Held {
+    /// Finds it; `None` if there is none of that name, or it is of another subsystem.
+    ///
+    /// # Errors
+    /// If the kernel does not tell.
+    pub fn find(name: &str, nqn: &str) -> Result<Option<Self>> {
+        Self::find_in(Path::new("/sys/class/nvme"), name, nqn)
+    }
 
-fn write_attribute(controller: &str, attribute: &str, action: &'static str) -> Result<()> {
-    let path = Path::new("/sys/class/nvme").join(controller).join(attribute);
-    std::fs::write(&path, "1").map_err(Error::kernel(action, controller))
+    fn find_in(class: &Path, name: &str, nqn: &str) -> Result<Option<Self>> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = match rustix::fs::open(class.join(name), flags, Mode::empty()) {
+            Ok(dir) => dir,
+            Err(e) if is_gone(&e.into()) => return Ok(None),
+            Err(e) => return Err(Error::kernel("open", name)(e.into())),
+        };
+        let held = Self { dir, name: name.to_owned() };
+        let found = held.read("subsysnqn")?;
+        Ok((found.as_deref() == Some(nqn)).then_some(held))
+    }
+
+    /// Its state; `None` once it is gone.
+    ///
+    /// # Errors
+    /// If the kernel does not tell.
+    pub fn state(&self) -> Result<Option<ControllerState>> {
+        Ok(self.read("state")?.map(|text| ControllerState::parse(&text)))
+    }
+
+    /// Asks the kernel to look for its namespaces again.
+    ///
+    /// # Errors
+    /// If it is gone.
+    pub fn rescan(&self) -> Result<()> {
+        self.order("rescan_controller", "rescan")
+    }
+
+    /// Deletes it. I/O in it fails up to the shield. Returns when it is gone, which can take
+    /// as long as the target needs to time out: abandon the call, do not hurry it.
+    ///
+    /// # Errors
+    /// If it is gone already.
+    pub fn delete(&self) -> Result<()> {
+        self.order("delete_controller", "delete")
+    }
+
+    fn read(&self, attribute: &str) -> Result<Option<String>> {
+        let mut text = String::new();
+        let read = rustix::fs::openat(&self.dir, attribute, OFlags::RDONLY, Mode::empty())
+            .map_err(io::Error::from)
+            .and_then(|fd| File::from(fd).read_to_string(&mut text));
+        match read {
+            Ok(_) => Ok(Some(text.trim().to_owned())),
+            Err(e) if is_gone(&e) => Ok(None),
+            Err(e) => Err(Error::kernel("read", format!("{attribute} of {}", self.name))(e)),
+        }
+    }
+
+    fn order(&self, attribute: &str, action: &'static str) -> Result<()> {
+        rustix::fs::openat(&self.dir, attribute, OFlags::WRONLY, Mode::empty())
+            .map_err(io::Error::from)
+            .and_then(|fd| File::from(fd).write_all(b"1"))
+            .map_err(Error::kernel(action, &self.name))
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+    use std::fs;
+
+    #[test]
+    fn a_name_that_another_subsystem_has_by_now_is_not_ours() {
+        let class = tempfile::tempdir().unwrap();
+        let dir = class.path().join("nvme0");
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join("subsysnqn"), "nqn.a\n").unwrap();
+        fs::write(dir.join("state"), "live\n").unwrap();
+        fs::write(dir.join("delete_controller"), "").unwrap();
+        let find = |nqn| Held::find_in(class.path(), "nvme0", nqn).unwrap();
+        assert!(find("nqn.ab").is_none() && find("nqn").is_none());
+        let held = find("nqn.a").unwrap();
+        assert_eq!(held.state().unwrap(), Some(ControllerState::Live));
+
+        // It goes, and another volume's controller gets its name.
+        fs::rename(&dir, class.path().join("gone")).unwrap();
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join("delete_controller"), "").unwrap();
+        held.delete().unwrap();
+        assert_eq!(fs::read_to_string(dir.join("delete_controller")).unwrap(), "");
+        fs::remove_dir_all(class.path().join("gone")).unwrap();
+        assert!(held.delete().is_err());
+        assert_eq!(held.state().unwrap(), None);
+        assert!(find("nqn.a").is_none());
+    }
 
     #[test]
     fn the_kernels_answer_is_read() {

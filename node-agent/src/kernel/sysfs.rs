@@ -1,8 +1,9 @@
 //! What the kernel knows of our controllers and namespaces.
 //!
 //! One scan reads all fabrics controllers; the keepers of single volumes filter by
-//! subsystem NQN. A controller can vanish between two reads: what cannot be read is
-//! reported as unknown, never as absent.
+//! subsystem NQN. A controller can vanish between two reads, and the kernel then says so
+//! (`ENOENT`, `ENODEV`, `ENXIO`). Any other error means that nothing is known, so it fails
+//! the scan: unknown is never absent.
 
 use std::fs;
 use std::io;
@@ -27,7 +28,7 @@ pub enum ControllerState {
 }
 
 impl ControllerState {
-    fn parse(text: &str) -> Self {
+    pub(super) fn parse(text: &str) -> Self {
         match text.trim() {
             "new" => Self::New,
             "live" => Self::Live,
@@ -83,41 +84,40 @@ pub struct Controller {
 /// All fabrics controllers of this host.
 ///
 /// # Errors
-/// If sysfs cannot be listed. A single controller that vanishes meanwhile is left out.
+/// If anything of sysfs cannot be read. A controller that vanishes meanwhile is left out.
 pub fn controllers() -> Result<Vec<Controller>> {
     controllers_in(Path::new("/sys"))
 }
 
 fn controllers_in(sys: &Path) -> Result<Vec<Controller>> {
-    let class = sys.join("class/nvme");
-    let entries = match fs::read_dir(&class) {
-        Ok(entries) => entries,
-        // The class appears with the nvme_core module: without it there are none.
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(Error::kernel("list", class.display())(e)),
-    };
     let mut found = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(Error::kernel("list", class.display()))?;
-        let dir = entry.path();
-        // Only fabrics controllers over TCP are ever ours; PCIe ones are the host's disks.
-        if attribute(&dir, "transport").as_deref() != Some("tcp") {
-            continue;
+    // The class appears with the nvme_core module: without it there are no controllers.
+    for (name, dir) in entries(&sys.join("class/nvme"))?.unwrap_or_default() {
+        if let Some(controller) = controller(sys, name, &dir)? {
+            found.push(controller);
         }
-        let Some(nqn) = attribute(&dir, "subsysnqn") else { continue };
-        found.push(Controller {
-            name: entry.file_name().to_string_lossy().into_owned(),
-            nqn,
-            host_nqn: attribute(&dir, "hostnqn").unwrap_or_default(),
-            address: attribute(&dir, "address").unwrap_or_default(),
-            cntlid: attribute(&dir, "cntlid").unwrap_or_default(),
-            state: attribute(&dir, "state")
-                .map_or(ControllerState::Unknown, |s| ControllerState::parse(&s)),
-            namespace: namespace_of(sys, &dir),
-        });
     }
     found.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(found)
+}
+
+/// One controller; `None` if it is not a fabrics controller over TCP, or is gone by now.
+fn controller(sys: &Path, name: String, dir: &Path) -> Result<Option<Controller>> {
+    // Only those over TCP are ever ours; PCIe ones are the host's disks.
+    if attribute(dir, "transport")?.as_deref() != Some("tcp") {
+        return Ok(None);
+    }
+    let Some(nqn) = attribute(dir, "subsysnqn")? else { return Ok(None) };
+    Ok(Some(Controller {
+        name,
+        nqn,
+        host_nqn: attribute(dir, "hostnqn")?.unwrap_or_default(),
+        address: attribute(dir, "address")?.unwrap_or_default(),
+        cntlid: attribute(dir, "cntlid")?.unwrap_or_default(),
+        state: attribute(dir, "state")?
+            .map_or(ControllerState::Unknown, |s| ControllerState::parse(&s)),
+        namespace: namespace_of(sys, dir)?,
+    }))
 }
 
 /// The block device of the controller's namespace 1.
@@ -125,25 +125,24 @@ fn controllers_in(sys: &Path) -> Result<Vec<Controller>> {
 /// Below the controller stands either the namespace itself (`nvme0n1`) or, with native
 /// multipath, a hidden path (`nvme2c0n1`) of a head that is named without the `c` part;
 /// the numbers of controller and head differ, so nothing is derived from them.
-fn namespace_of(sys: &Path, controller: &Path) -> Option<Namespace> {
-    for entry in fs::read_dir(controller).ok()?.flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
+fn namespace_of(sys: &Path, controller: &Path) -> Result<Option<Namespace>> {
+    for (name, _) in entries(controller)?.unwrap_or_default() {
         let Some(head) = head_name(&name) else { continue };
         let dir = sys.join("block").join(&head);
         // The path itself also has nsid on newer kernels; the head has it on all.
-        if attribute(&dir, "nsid").as_deref() != Some("1") {
+        if attribute(&dir, "nsid")?.as_deref() != Some("1") {
             continue;
         }
-        let number = attribute(&dir, "dev").and_then(|d| DeviceNumber::parse(&d));
-        let sectors = attribute(&dir, "size").and_then(|s| s.parse::<u64>().ok());
+        let number = attribute(&dir, "dev")?.and_then(|d| DeviceNumber::parse(&d));
+        let sectors = attribute(&dir, "size")?.and_then(|s| s.parse::<u64>().ok());
         // A namespace whose attributes are not complete yet, or that is being taken down
         // (size 0), is not there yet: the next scan sees it whole.
         if let (Some(number), Some(sectors @ 1..)) = (number, sectors) {
-            let wwid = attribute(&dir, "wwid").unwrap_or_default();
-            return Some(Namespace { name: head, number, size_bytes: sectors * 512, wwid });
+            let wwid = attribute(&dir, "wwid")?.unwrap_or_default();
+            return Ok(Some(Namespace { name: head, number, size_bytes: sectors * 512, wwid }));
         }
     }
-    None
+    Ok(None)
 }
 
 /// `nvme0n1` → itself; `nvme2c0n1` → `nvme2n1`; anything else is no namespace.
@@ -159,14 +158,36 @@ fn head_name(name: &str) -> Option<String> {
     (digits(subsystem) && digits(namespace)).then(|| format!("nvme{subsystem}n{namespace}"))
 }
 
-fn attribute(dir: &Path, name: &str) -> Option<String> {
-    fs::read_to_string(dir.join(name)).ok().map(|text| text.trim().to_owned())
+/// What the kernel says of a thing that is not there, or not there any more.
+pub(super) fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV | libc::ENXIO))
+}
+
+/// A directory's entries, `None` if there is no such directory.
+fn entries(dir: &Path) -> Result<Option<Vec<(String, PathBuf)>>> {
+    let named =
+        |entry: fs::DirEntry| (entry.file_name().to_string_lossy().into_owned(), entry.path());
+    match fs::read_dir(dir).and_then(|list| list.map(|e| e.map(named)).collect()) {
+        Ok(list) => Ok(Some(list)),
+        Err(e) if is_gone(&e) => Ok(None),
+        Err(e) => Err(Error::kernel("list", dir.display())(e)),
+    }
+}
+
+/// An attribute's text, `None` if the attribute or its owner is not there.
+fn attribute(dir: &Path, name: &str) -> Result<Option<String>> {
+    let path = dir.join(name);
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(Some(text.trim().to_owned())),
+        Err(e) if is_gone(&e) => Ok(None),
+        Err(e) => Err(Error::kernel("read", path.display())(e)),
+    }
 }
 
 /// Requests in flight on a block device (reads, writes).
 #[must_use]
 pub fn in_flight(device: DeviceNumber) -> Option<u64> {
-    let text = attribute(&device.sysfs(), "inflight")?;
+    let text = attribute(&device.sysfs(), "inflight").ok()??;
     Some(text.split_whitespace().filter_map(|n| n.parse::<u64>().ok()).sum())
 }
 
@@ -174,7 +195,8 @@ pub fn in_flight(device: DeviceNumber) -> Option<u64> {
 #[must_use]
 pub fn bytes_written(device: DeviceNumber) -> Option<u64> {
     // Documentation/block/stat.rst: the seventh field, in sectors of 512 bytes.
-    attribute(&device.sysfs(), "stat")?
+    attribute(&device.sysfs(), "stat")
+        .ok()??
         .split_whitespace()
         .nth(6)?
         .parse::<u64>()
@@ -238,5 +260,42 @@ mod tests {
         assert_eq!((namespace.name.as_str(), namespace.size_bytes), ("nvme5n1", 1 << 20));
         assert_eq!(found[1].namespace, None);
         assert!(found[1].state.is_going());
+    }
+
+    #[test]
+    fn what_cannot_be_read_fails_the_scan_and_what_is_gone_does_not() {
+        let sys = tempfile::tempdir().unwrap();
+        let nvme = sys.path().join("class/nvme");
+        write(&nvme.join("nvme0"), &[("transport", "tcp"), ("state", "live")]);
+        assert_eq!(controllers_in(sys.path()).unwrap(), vec![], "it went between two reads");
+
+        // Reading a directory as a file is an error that does not mean absent.
+        for unreadable in ["transport", "subsysnqn", "hostnqn", "state"] {
+            let dir = nvme.join("nvme0");
+            fs::remove_dir_all(&dir).unwrap();
+            let whole = ["transport", "subsysnqn", "hostnqn", "state"];
+            let texts = whole.iter().filter(|name| **name != unreadable).map(|name| (*name, "tcp"));
+            write(&dir, &texts.collect::<Vec<_>>());
+            fs::create_dir(dir.join(unreadable)).unwrap();
+            let error = controllers_in(sys.path()).unwrap_err().to_string();
+            assert!(error.contains(unreadable), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_namespace_that_cannot_be_read_is_not_taken_for_none() {
+        let sys = tempfile::tempdir().unwrap();
+        let nvme0 = sys.path().join("class/nvme/nvme0");
+        write(&nvme0, &[("transport", "tcp"), ("subsysnqn", "nqn.a"), ("state", "live")]);
+        fs::create_dir(nvme0.join("nvme0n1")).unwrap();
+        let block = sys.path().join("block/nvme0n1");
+        write(&block, &[("nsid", "1"), ("dev", "259:7")]);
+        fs::create_dir(block.join("size")).unwrap();
+        assert!(controllers_in(sys.path()).is_err());
+        // A link that leads back to itself: neither a directory nor absent.
+        let class = tempfile::tempdir().unwrap();
+        fs::create_dir(class.path().join("class")).unwrap();
+        symlink("nvme", class.path().join("class/nvme")).unwrap();
+        assert!(controllers_in(class.path()).is_err());
     }
 }

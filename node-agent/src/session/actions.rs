@@ -1,7 +1,6 @@
 //! Carries out what the machine asks for, each with a deadline.
 
 use std::io;
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,17 +10,19 @@ use tracing::{debug, info, warn};
 
 use crate::error::{Error, Result};
 use crate::kernel::dm::DeviceMapper;
+use crate::kernel::fabrics::Held;
 use crate::kernel::refusal::Answer;
-use crate::kernel::sysfs::{self, Namespace};
+use crate::kernel::sysfs::{self, ControllerState, Namespace};
 use crate::kernel::{blocking, fabrics, refusal};
 
 use super::content::{self, Samples, Verdict};
 use super::machine::{Action, ConnectFailure, Outcome};
+use super::portal::Portals;
 use super::shield::Terms;
 use super::{Content, SessionSpec, shield};
 
-/// A portal that does not answer the TCP handshake in this time is not there. Without this
-/// probe the kernel's own connect would hold the attempt for several seconds.
+/// A portal that does not answer a TCP handshake in this time is not there. Without waiting
+/// for that first, the kernel's own connect would hold the attempt for several seconds.
 const PROBE_DEADLINE: Duration = Duration::from_secs(1);
 /// The kernel tries each queue's TCP connection twice (3 s) and then speaks NVMe to it; a
 /// target that is still booting can take long. The write is abandoned after this time and
@@ -45,6 +46,7 @@ pub(super) struct Context {
     pub(super) spec: SessionSpec,
     pub(super) content: Content,
     pub(super) samples: Samples,
+    pub(super) portals: Portals,
     /// Bounds how many volumes connect at once: after an outage of the appliance all of
     /// them want to.
     pub(super) connects: Arc<Semaphore>,
@@ -56,17 +58,19 @@ pub(super) async fn carry_out(action: Action, context: Context) -> Outcome {
     match action {
         Action::Connect => Outcome::Connected(connect(context).await),
         Action::AskTarget => Outcome::Asked(ask(&context.spec).await.and_then(refused)),
-        Action::Rescan(controller) => {
-            let name = controller.clone();
-            report(&volume, word("rescan", move || fabrics::rescan(&name)).await);
+        Action::Rescan(name) => {
+            let nqn = context.spec.nqn;
+            let rescan = move || Held::find(&name, nqn.as_str())?.map_or(Ok(()), |c| c.rescan());
+            report(&volume, word("rescan", rescan).await);
             Outcome::Rescanned
         }
-        Action::Delete(controller) => {
-            let name = controller.clone();
-            let deleted = blocking(format!("delete {controller}"), DELETE_DEADLINE, move || {
-                fabrics::delete(&name)
-            });
-            report(&volume, deleted.await);
+        Action::Delete(name) => {
+            report(&volume, delete(&context.spec, name, |_| true).await);
+            Outcome::Deleted
+        }
+        Action::GiveUp(name) => {
+            let stuck = |state| state != ControllerState::Live;
+            report(&volume, delete(&context.spec, name, stuck).await);
             Outcome::Deleted
         }
         Action::Map(namespace) => map(context, namespace).await,
@@ -85,6 +89,21 @@ fn report(volume: &VolumeId, result: Result<()>) {
     }
 }
 
+/// Deletes a controller of this volume's, if it still is one and in a state that `when` is
+/// true of.
+async fn delete(
+    spec: &SessionSpec,
+    name: String,
+    when: impl FnOnce(ControllerState) -> bool + Send + 'static,
+) -> Result<()> {
+    let nqn = spec.nqn.clone();
+    blocking(format!("delete {name}"), DELETE_DEADLINE, move || {
+        let Some(controller) = Held::find(&name, nqn.as_str())? else { return Ok(()) };
+        if controller.state()?.is_some_and(when) { controller.delete() } else { Ok(()) }
+    })
+    .await
+}
+
 async fn word(
     what: &'static str,
     call: impl FnOnce() -> Result<()> + Send + 'static,
@@ -95,20 +114,16 @@ async fn word(
 async fn connect(context: Context) -> Result<(), ConnectFailure> {
     let refuse =
         |reason: String, port_closed| ConnectFailure { reason, port_closed, host_refused: false };
+    let portal = context.spec.portal;
+    let watched = context.portals.watch(portal.socket_addr());
+    if let Err(error) = watched.answers(PROBE_DEADLINE).await {
+        let closed = error.kind() == io::ErrorKind::ConnectionRefused;
+        return Err(refuse(format!("the portal {portal} does not answer: {error}"), closed));
+    }
+    // Only now: volumes of an appliance that is away must not hold up those of another.
     let Ok(permit) = context.connects.clone().acquire_owned().await else {
         return Err(refuse("the agent is stopping".into(), false));
     };
-    let portal = context.spec.portal;
-    let probe = blocking("probe the portal", PROBE_DEADLINE * 2, move || {
-        TcpStream::connect_timeout(&portal.socket_addr(), PROBE_DEADLINE)
-            .map(drop)
-            .map_err(Error::kernel("reach the portal", portal))
-    });
-    if let Err(error) = probe.await {
-        let closed = matches!(&error, Error::Kernel { source, .. }
-            if source.kind() == io::ErrorKind::ConnectionRefused);
-        return Err(refuse(error.to_string(), closed));
-    }
     let spec = context.spec.clone();
     let connected = blocking(format!("connect to {}", spec.nqn), CONNECT_DEADLINE, move || {
         fabrics::connect(&spec)

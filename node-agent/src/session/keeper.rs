@@ -17,6 +17,7 @@ use crate::kernel::{blocking, sysfs, udev};
 use super::content::Samples;
 use super::copy::Copies;
 use super::machine::{Config, Event, Machine};
+use super::portal::Portals;
 use super::record::{Phase, SessionRecord, TransitionRecord};
 use super::sweeper::{self, Pulse};
 use super::task::{Command, Shared, Task};
@@ -67,6 +68,7 @@ impl Keeper {
             copies,
             sweeps,
             waker,
+            portals: Portals::default(),
             connects: Arc::new(Semaphore::new(CONNECTS)),
             transitions,
             epoch: Instant::now(),

@@ -18,6 +18,7 @@
 //! configuration. The driver ([`super::keeper`]) carries out one action at a time and
 //! reports its outcome; while an action is under way no other is asked for.
 
+mod decide;
 mod vocabulary;
 
 use rds_csi_proto::agent::State;
@@ -26,35 +27,29 @@ use crate::kernel::DeviceNumber;
 use crate::kernel::sysfs::{Controller, ControllerState, Namespace};
 
 pub use vocabulary::{
-    Action, Change, Config, ConnectFailure, Event, Millis, Observation, Outcome, ShieldSeen,
+    Action, Change, Config, ConnectFailure, Event, Millis, Observation, Outcome, PortalSeen,
+    ShieldSeen,
 };
 
 /// First pause after a failed connection attempt; doubles with each further one.
 const BACKOFF_FIRST: Millis = 250;
 /// Longest pause: an appliance that boots for minutes is still noticed soon.
 const BACKOFF_LAST: Millis = 2_000;
+/// The longest one soon after the portal has begun to answer again: a booting appliance
+/// brings its exports back one by one.
+const BACKOFF_BOOTING: Millis = 500;
+/// What counts as soon.
+const BOOTING: Millis = 60_000;
 /// What the kernel needs to find the namespaces of a new controller.
 const NAMESPACE_GRACE: Millis = 500;
-/// Pause between two rescans of a live controller without its namespace.
-const RESCAN_EVERY: Millis = 1_000;
-/// Rescans without a result after which the controller is replaced.
-const RESCANS: u32 = 5;
 /// Pause after a failed attempt to give the path back.
 const MAP_RETRY: Millis = 500;
 /// What a target may need beyond the keep-alive timeout until a lost session is dead for
 /// it too: nvmet checks once a second and rounds up.
 const KEEP_ALIVE_MARGIN: Millis = 1_000;
-/// How long the kernel may be reconnecting before the target is asked why, and how often.
-/// Older kernels (6.1) retry a refused connection for ever and tell nobody of the refusal.
-const ASK_EVERY: Millis = 5_000;
 /// Pause before the same controller is deleted again, or failing I/O is asked for again:
 /// the kernel refuses to delete a controller that it has not finished making, at once.
 const REPEAT_EVERY: Millis = 1_000;
-/// A path that has not failed is mapped without a wait only on a look this fresh: the
-/// kernel needs at least a second to lose a connection and make another.
-const FRESH: Millis = 500;
-/// How long a controller may be on its way out before people should hear of it.
-const DELETE_PATIENCE: Millis = 30_000;
 
 /// The session.
 #[derive(Debug, Clone)]
@@ -88,8 +83,12 @@ pub struct Machine {
     retry_at: Millis,
     map_at: Millis,
     rescans: u32,
-    /// When the target is asked why the kernel cannot reconnect, while it tries.
-    ask_at: Option<Millis>,
+    /// Since when the kernel has been reconnecting.
+    reconnecting_since: Option<Millis>,
+    /// When the target was last asked why it cannot.
+    asked_at: Millis,
+    /// What the portal was last seen to do in this outage, and since when.
+    portal: Option<(PortalSeen, Millis)>,
     /// What the target last said to that.
     told: Option<String>,
     going_since: Option<Millis>,
@@ -131,7 +130,9 @@ impl Machine {
             retry_at: 0,
             map_at: 0,
             rescans: 0,
-            ask_at: None,
+            reconnecting_since: None,
+            asked_at: 0,
+            portal: None,
             told: None,
             going_since: None,
             failing_io: false,
@@ -203,6 +204,13 @@ impl Machine {
                 self.seen = Some(look);
             }
             Event::Observed(_) | Event::Tick => {}
+            Event::Portal(portal) => {
+                self.portal = Some((portal, now));
+                if portal == PortalSeen::Answers {
+                    // Whatever the pause was for, it is over.
+                    self.retry_at = self.retry_at.min(now);
+                }
+            }
             Event::Done(outcome) => self.finish(outcome, now),
             Event::Reconnect => {
                 self.retry_at = now;
@@ -230,7 +238,9 @@ impl Machine {
                 self.enter(State::Connecting, &cause);
             }
             Action::Map(namespace) => self.tried = Some(namespace.clone()),
-            Action::Delete(name) => self.deleted = Some((name.clone(), now + REPEAT_EVERY)),
+            Action::Delete(name) | Action::GiveUp(name) => {
+                self.deleted = Some((name.clone(), now + REPEAT_EVERY))
+            }
             Action::Rescan(_) | Action::FailIo | Action::AskTarget => {}
         }
         Some(action)
@@ -325,7 +335,7 @@ impl Machine {
             self.enter(State::Fenced, &failure.reason);
             return;
         }
-        self.retry_at = now + self.backoff();
+        self.retry_at = now + self.backoff(now);
         self.enter(State::Backoff, &failure.reason);
     }
 
@@ -346,9 +356,13 @@ impl Machine {
     }
 
     /// Exponential with jitter: between half and all of the doubled pause.
-    fn backoff(&self) -> Millis {
+    fn backoff(&self, now: Millis) -> Millis {
+        let booting = self.portal.is_some_and(|(seen, since)| {
+            seen == PortalSeen::Answers && now.saturating_sub(since) < BOOTING
+        });
+        let last = if booting { BACKOFF_BOOTING } else { BACKOFF_LAST };
         let doubled = BACKOFF_FIRST << self.attempts.saturating_sub(1).min(10);
-        let full = doubled.min(BACKOFF_LAST);
+        let full = doubled.min(last);
         let salt =
             self.config.jitter.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(self.attempts);
         full / 2 + salt % (full / 2 + 1)
@@ -358,163 +372,9 @@ impl Machine {
         controller.host_nqn == self.config.host_nqn
     }
 
-    fn decide(&mut self, now: Millis) -> Option<Action> {
-        if matches!(self.state, State::Draining | State::Fenced | State::Blocked) {
-            return self.give_up_controller(now).or_else(|| self.fail_overdue_io(now));
-        }
-        let seen = self.seen.take()?;
-        let action = self.decide_on(&seen, now).or_else(|| self.fail_overdue_io(now));
-        self.seen = Some(seen);
-        action
-    }
-
-    fn decide_on(&mut self, seen: &Observation, now: Millis) -> Option<Action> {
-        let (going, standing): (Vec<_>, Vec<_>) =
-            seen.controllers.iter().partition(|c| c.state.is_going());
-        // An earlier attachment's controller has no right to the volume any more.
-        let foreign = |c: &&&Controller| !self.is_ours(c) && !c.host_nqn.is_empty();
-        if let Some(old) = standing.iter().find(foreign) {
-            return self.delete(&old.name, now);
-        }
-        let mut ours: Vec<_> = standing.into_iter().filter(|c| self.is_ours(c)).collect();
-        // Two controllers for one volume are never wanted; keep the one that is live.
-        ours.sort_by_key(|c| (c.state != ControllerState::Live, c.name.as_str()));
-        if let Some(extra) = ours.get(1) {
-            return self.delete(&extra.name, now);
-        }
-        if ours.first().is_none_or(|c| c.state == ControllerState::Live) {
-            (self.ask_at, self.told) = (None, None);
-        }
-        match ours.first() {
-            Some(c) if c.state == ControllerState::Live => match &c.namespace {
-                Some(namespace) => self.with_namespace(namespace, seen, now),
-                None => self.without_namespace(&c.name, now),
-            },
-            Some(c) => self.reconnecting(c, now),
-            None => self.without_controller(&going, now),
-        }
-    }
-
-    fn delete(&self, controller: &str, now: Millis) -> Option<Action> {
-        let again = self.deleted.as_ref().is_some_and(|(n, until)| n == controller && now < *until);
-        (!again).then(|| Action::Delete(controller.to_owned()))
-    }
-
-    fn with_namespace(
-        &mut self,
-        namespace: &Namespace,
-        seen: &Observation,
-        now: Millis,
-    ) -> Option<Action> {
-        self.rescans = 0;
-        if !self.config.shield {
-            return if self.mapped_wwid.is_none() {
-                (now >= self.map_at).then(|| Action::Map(namespace.clone()))
-            } else {
-                self.live(now);
-                None
-            };
-        }
-        let shield = seen.shield.as_ref();
-        // A write that is lost fails its path: none was lost while the path is active.
-        let held = shield.filter(|s| s.path == Some(namespace.number) && s.path_active);
-        let flows = held.is_some_and(|s| !s.suspended);
-        let whole = flows && held.is_some_and(|s| s.size_bytes >= namespace.size_bytes);
-        // A shield that fails I/O does so at the next loss too: it has to queue again.
-        if whole && held.is_some_and(|s| s.queueing) {
-            self.mapped_wwid = Some(namespace.wwid.clone());
-            self.live(now);
-            return None;
-        }
-        if !flows {
-            let cause = format!("{} is there, I/O does not go to it yet", namespace.name);
-            self.lose(self.waiting(), &cause, now);
-        }
-        // A new export means that the target let go of the old one and all its I/O.
-        let new_export = self.mapped_wwid.as_ref().is_some_and(|w| *w != namespace.wwid);
-        let first = shield.is_none();
-        let fresh = now.saturating_sub(seen.taken_at) <= FRESH;
-        let old_writes_gone =
-            first || (held.is_some() && fresh) || new_export || now >= self.old_writes_until;
-        (old_writes_gone && now >= self.map_at).then(|| Action::Map(namespace.clone()))
-    }
-
-    /// The kernel is at it. Whether it can succeed only the target knows.
-    fn reconnecting(&mut self, controller: &Controller, now: Millis) -> Option<Action> {
-        let mut cause = format!("{} is {:?}", controller.name, controller.state).to_lowercase();
-        if let Some(told) = &self.told {
-            cause = format!("{cause}: {told}");
-        }
-        self.lose(self.waiting(), &cause, now);
-        let due = *self.ask_at.get_or_insert(now + ASK_EVERY);
-        // I/O whose time is over does not wait for an answer.
-        self.fail_overdue_io(now).or_else(|| {
-            (now >= due).then(|| {
-                self.ask_at = Some(now + ASK_EVERY);
-                Action::AskTarget
-            })
-        })
-    }
-
-    /// A fenced session's controller would be retried by the kernel for ever, and the I/O
-    /// inside it could not be failed.
-    fn give_up_controller(&self, now: Millis) -> Option<Action> {
-        let seen = self.seen.as_ref().filter(|_| self.state == State::Fenced)?;
-        let ours = seen.controllers.iter().find(|c| self.is_ours(c) && !c.state.is_going())?;
-        self.delete(&ours.name, now)
-    }
-
-    /// Not there yet, or not there any more.
-    fn waiting(&self) -> State {
-        if self.last_live.is_some() { State::Degraded } else { State::Connecting }
-    }
-
-    fn without_namespace(&mut self, controller: &str, now: Millis) -> Option<Action> {
-        let cause = format!("{controller} is live without its namespace");
-        self.lose(State::Lost, &cause, now);
-        if now < self.retry_at {
-            return None;
-        }
-        if self.rescans >= RESCANS {
-            self.rescans = 0;
-            return self.delete(controller, now);
-        }
-        self.rescans += 1;
-        self.retry_at = now + RESCAN_EVERY;
-        Some(Action::Rescan(controller.to_owned()))
-    }
-
-    fn without_controller(&mut self, going: &[&Controller], now: Millis) -> Option<Action> {
-        if let Some(old) = going.first() {
-            let since = *self.going_since.get_or_insert(now);
-            if now.saturating_sub(since) > DELETE_PATIENCE {
-                self.reason =
-                    format!("{} has been on its way out for too long; another is made", old.name);
-            }
-        } else {
-            self.going_since = None;
-        }
-        if self.state != State::Backoff {
-            self.lose(State::Lost, "no controller", now);
-        }
-        (now >= self.retry_at).then_some(Action::Connect)
-    }
-
-    fn fail_overdue_io(&mut self, now: Millis) -> Option<Action> {
-        let limit = self.config.io_timeout?;
-        let since = self.lost_at.map(|at| at.max(self.flowed_at));
-        let overdue = since.is_some_and(|at| now.saturating_sub(at) >= limit);
-        (overdue
-            && !self.failing_io
-            && now >= self.fail_at
-            && self.config.shield
-            && self.state != State::Draining)
-            .then_some(Action::FailIo)
-    }
-
     fn live(&mut self, now: Millis) {
         self.last_live = Some(now);
-        self.attempts = 0;
+        (self.attempts, self.portal) = (0, None);
         self.retry_at = now;
         let cause = match self.lost_at.take() {
             Some(at) => {

@@ -8,6 +8,7 @@ pub mod content;
 pub mod copy;
 pub mod keeper;
 pub mod machine;
+mod portal;
 pub mod record;
 pub mod rpc;
 pub mod shield;

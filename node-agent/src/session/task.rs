@@ -11,12 +11,14 @@ use tracing::{error, info, warn};
 use crate::error::{Error, Result};
 use crate::journal::{Journal, Table, now_unix_ms};
 use crate::kernel::dm::DeviceMapper;
-use crate::kernel::{blocking, fabrics, sysfs};
+use crate::kernel::fabrics::Held;
+use crate::kernel::{blocking, sysfs};
 
 use super::actions::{self, Context, DELETE_DEADLINE};
 use super::content::{self, Samples};
 use super::copy::Copies;
-use super::machine::{Action, Event, Machine, Millis, Observation, Outcome};
+use super::machine::{Action, Event, Machine, Millis, Observation, Outcome, PortalSeen};
+use super::portal::{Portals, Watched};
 use super::record::{Phase, SessionRecord, TransitionRecord, state_name};
 use super::sweeper::{Sweep, Waker};
 use super::{Attached, Content, SessionView, shield};
@@ -46,6 +48,7 @@ pub(super) struct Shared {
     pub(super) copies: Copies,
     pub(super) sweeps: watch::Receiver<Option<Arc<Sweep>>>,
     pub(super) waker: Waker,
+    pub(super) portals: Portals,
     pub(super) connects: Arc<tokio::sync::Semaphore>,
     pub(super) transitions: broadcast::Sender<TransitionRecord>,
     /// The zero of the machines' clock.
@@ -70,6 +73,8 @@ pub(super) struct Task {
     sampled_at: Option<Instant>,
     sample_journalled_at: Option<Instant>,
     sampling: Option<oneshot::Receiver<Samples>>,
+    /// The portal, while the session is lost.
+    portal: Option<(Arc<Watched>, watch::Receiver<Option<PortalSeen>>)>,
 }
 
 impl Task {
@@ -91,6 +96,7 @@ impl Task {
             sampled_at: None,
             sample_journalled_at: None,
             sampling: None,
+            portal: None,
         }
     }
 
@@ -134,6 +140,7 @@ impl Task {
                     if let Some(samples) = samples { self.keep_samples(samples).await; }
                     continue;
                 }
+                seen = portal_changed(&mut self.portal) => Event::Portal(seen),
                 () = tokio::time::sleep(Duration::from_millis(pause)) => Event::Tick,
             };
             self.feed(event);
@@ -172,9 +179,27 @@ impl Task {
         };
         let now = self.shared.millis(Instant::now());
         let action = self.machine.step(event, now);
+        self.watch_portal();
         self.publish(shield);
         if let Some(action) = action {
             self.start(action);
+        }
+    }
+
+    /// The portal is asked for as long as the session could come back.
+    fn watch_portal(&mut self) {
+        let lost = matches!(
+            self.machine.state(),
+            State::Connecting | State::Degraded | State::Lost | State::Backoff
+        );
+        if !lost {
+            self.portal = None;
+        } else if self.portal.is_none() {
+            let watched = self.shared.portals.watch(self.record.spec.portal.socket_addr());
+            let mut seen = watched.seen();
+            // What others have seen already is news to this session.
+            seen.mark_changed();
+            self.portal = Some((watched, seen));
         }
     }
 
@@ -183,6 +208,7 @@ impl Task {
             spec: self.record.spec.clone(),
             content: self.record.content.clone(),
             samples: self.record.samples.clone(),
+            portals: self.shared.portals.clone(),
             connects: self.shared.connects.clone(),
         };
         let (send, receive) = oneshot::channel();
@@ -284,10 +310,14 @@ impl Task {
                         self.record.spec.volume
                     ))),
                     Some(name) => {
-                        let target = name.clone();
-                        blocking("rescan", Duration::from_secs(5), move || fabrics::rescan(&target))
-                            .await
-                            .map(|()| format!("asked the kernel to rescan {name}"))
+                        let (target, nqn) = (name.clone(), self.record.spec.nqn.clone());
+                        let gone = format!("{name} is gone by now; see the volume's status");
+                        blocking("rescan", Duration::from_secs(5), move || {
+                            let held = Held::find(&target, nqn.as_str())?;
+                            held.ok_or(Error::Precondition(gone))?.rescan()
+                        })
+                        .await
+                        .map(|()| format!("asked the kernel to rescan {name}"))
                     }
                 };
                 self.shared.waker.wake();
@@ -417,7 +447,8 @@ impl Task {
                     if let Some(namespace) = &controller.namespace {
                         refuse_if_held(namespace)?;
                     }
-                    fabrics::delete(&controller.name)
+                    let held = Held::find(&controller.name, &controller.nqn)?;
+                    held.map_or(Ok(()), |c| c.delete())
                 },
             );
             match delete.await {
@@ -461,9 +492,27 @@ fn refuse_if_held(namespace: &sysfs::Namespace) -> Result<()> {
         Err(e) if e.raw_os_error() == Some(libc::EBUSY) => Err(Error::Precondition(format!(
             "{path} is mounted or otherwise held; it is not disconnected under its users"
         ))),
-        // Gone, or dead: nothing that could be held.
-        _ => Ok(()),
+        // Gone: nothing that could be held.
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV | libc::ENXIO)) => {
+            Ok(())
+        }
+        Ok(_) => Ok(()),
+        Err(e) => Err(Error::kernel("see whether anybody holds", path)(e)),
     }
+}
+
+/// What the portal does now, when that is new; waits for ever while nobody asks it.
+async fn portal_changed(
+    portal: &mut Option<(Arc<Watched>, watch::Receiver<Option<PortalSeen>>)>,
+) -> PortalSeen {
+    if let Some((_, seen)) = portal {
+        while seen.changed().await.is_ok() {
+            if let Some(now) = *seen.borrow_and_update() {
+                return now;
+            }
+        }
+    }
+    std::future::pending().await
 }
 
 /// What a running helper sends, once; waits for ever while there is none.

@@ -16,6 +16,7 @@ pub(crate) enum Due {
     LookBegins(u64),
     LookReads(u64, Option<ShieldSeen>, Millis),
     LookArrives(u64, Observation),
+    PortalAsked(u64),
     Probe(u64),
     ConnectWrite(u64),
     MapReads(u64),

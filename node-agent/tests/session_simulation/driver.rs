@@ -8,7 +8,7 @@ use std::rc::Rc;
 use rds_csi_proto::agent::State;
 use rds_node_agent::kernel::sysfs::ControllerState;
 use rds_node_agent::session::machine::{
-    Action, Config, Event, Machine, Millis, Observation, Outcome, ShieldSeen,
+    Action, Config, Event, Machine, Millis, Observation, Outcome, PortalSeen, ShieldSeen,
 };
 
 use crate::clock::Due;
@@ -81,6 +81,8 @@ pub(crate) struct Sim {
     looking: bool,
     look_again: bool,
     arrives_at: Millis,
+    /// What the machine was last told of the portal in this outage.
+    told_of_portal: Option<PortalSeen>,
     /// What forbids connecting and mapping, told apart from the machine's own state.
     pub(crate) fenced: bool,
     pub(crate) blocked: bool,
@@ -119,6 +121,7 @@ impl Sim {
             looking: false,
             look_again: false,
             arrives_at: 0,
+            told_of_portal: None,
             fenced: false,
             blocked: false,
             draining: false,
@@ -145,6 +148,8 @@ impl Sim {
         self.operator_failed = false;
         (self.last_done, self.believed, self.flow_seen) = (self.born, self.born, self.born);
         (self.looking, self.arrives_at) = (false, self.born);
+        self.told_of_portal = None;
+        self.w.clock.after(1, Due::PortalAsked(self.agent));
         self.wake();
         self.plan_tick();
     }
@@ -180,6 +185,7 @@ impl Sim {
             Due::LookReads(n, shield, at) if n == self.agent => self.look_reads(shield, at),
             Due::LookArrives(n, look) if n == self.agent => self.look_arrives(look),
             Due::Done(token, outcome) => self.done(token, outcome),
+            Due::PortalAsked(n) if n == self.agent => self.ask_portal(),
             Due::AgentStarts => self.start_agent(),
             Due::DrainRefused => self.drain(false),
             Due::Retry(id) => self.w.retry(id),
@@ -194,6 +200,7 @@ impl Sim {
             Due::Target(later) => self.target_changes(later),
             Due::BusyChanges => self.busy_changes(),
             Due::Tick(_) | Due::LookBegins(_) | Due::LookReads(..) | Due::LookArrives(..) => {}
+            Due::PortalAsked(_) => {}
             work => self.work(work),
         }
         self.after_anything();
@@ -268,6 +275,27 @@ impl Sim {
             }
         }
         self.feed(Event::Observed(look));
+    }
+
+    // The watch on the portal, which is nobody's proof of anything: it only hurries.
+
+    fn ask_portal(&mut self) {
+        let pause = self.w.rng.range(200, 1_500);
+        self.w.clock.after(pause, Due::PortalAsked(self.agent));
+        let Some(machine) = self.machine.as_ref() else { return };
+        let lost = [State::Connecting, State::Degraded, State::Lost, State::Backoff];
+        if !lost.contains(&machine.state()) {
+            self.told_of_portal = None;
+            return;
+        }
+        let seen = match (self.w.target.reachable, self.w.target.portal_open) {
+            (false, _) => PortalSeen::Silent,
+            (true, false) => PortalSeen::Refuses,
+            (true, true) => PortalSeen::Answers,
+        };
+        if self.told_of_portal.replace(seen) != Some(seen) {
+            self.feed(Event::Portal(seen));
+        }
     }
 
     // The task.
@@ -373,7 +401,7 @@ impl Sim {
                     self.w.violated(format!("a connect although {name} stands and was seen"));
                 }
             }
-            Action::FailIo if !self.operator_failed => {
+            Action::FailIo if !self.operator_failed && !self.fenced => {
                 let waited = self.w.now() - self.flow_seen;
                 if self.config.io_timeout.is_none_or(|limit| waited < limit) {
                     self.w.violated(format!("I/O is failed after {waited} ms of waiting"));

@@ -41,7 +41,8 @@ impl Sim {
                 }
                 self.ends(1, Outcome::Rescanned);
             }
-            Action::Delete(name) => self.start_delete(&name),
+            Action::Delete(name) => self.start_delete(&name, false),
+            Action::GiveUp(name) => self.start_delete(&name, true),
             Action::Map(namespace) => {
                 let ns = self.w.ctrls.iter().filter_map(|c| c.ns.as_ref());
                 let ns = ns.into_iter().find(|ns| ns.minor == namespace.number.minor).cloned();
@@ -75,10 +76,12 @@ impl Sim {
         self.action.as_ref().is_some_and(|(t, _)| *t == token)
     }
 
-    fn start_delete(&mut self, name: &str) {
+    fn start_delete(&mut self, name: &str, unless_live: bool) {
         let at = self.w.ctrls.iter().position(|c| name_of(c.instance) == name);
         // The kernel refuses to delete one that it has not finished making.
         let at = at.filter(|at| !self.w.ctrls[*at].making);
+        let live = |at: &usize| self.w.ctrls[*at].state == ControllerState::Live;
+        let at = at.filter(|at| !unless_live || !live(at));
         let Some(at) = at.filter(|_| !self.w.rng.chance(self.trouble.fails)) else {
             return self.ends(1, Outcome::Deleted);
         };

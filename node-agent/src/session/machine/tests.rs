@@ -70,6 +70,11 @@ impl Story {
         self.machine.step(Event::Done(outcome), self.now)
     }
 
+    fn portal(&mut self, seen: PortalSeen) -> Option<Action> {
+        self.now += 1;
+        self.machine.step(Event::Portal(seen), self.now)
+    }
+
     fn wait(&mut self, ms: Millis) -> &mut Self {
         self.now += ms;
         self
@@ -155,11 +160,11 @@ fn rescans_without_result_end_in_a_new_controller() {
     let bare = controller(ControllerState::Live, None);
     let mut rescans = 0;
     loop {
-        story.wait(RESCAN_EVERY);
+        story.wait(decide::RESCAN_EVERY);
         match story.sees(&[&bare], Some(shield(1, false))) {
             Some(Action::Rescan(_)) => rescans += 1,
             Some(Action::Delete(name)) => {
-                assert_eq!((name.as_str(), rescans), ("nvme0", RESCANS));
+                assert_eq!((name.as_str(), rescans), ("nvme0", decide::RESCANS));
                 break;
             }
             other => panic!("{other:?}"),
@@ -193,36 +198,46 @@ fn a_host_that_is_refused_after_having_been_live_is_fenced_for_good() {
     let refused = ConnectFailure { reason: "host".into(), port_closed: false, host_refused: true };
     story.done(Outcome::Connected(Err(refused)));
     assert_eq!(story.machine.state(), State::Fenced);
-    story.wait(1_000_000);
-    assert_eq!(story.sees(&[], Some(shield(1, false))), None);
+    assert_eq!(story.sees(&[], Some(shield(1, false))), Some(Action::FailIo));
+    story.done(Outcome::FailedIo(Ok(())));
+    let fails = ShieldSeen { queueing: false, ..shield(1, false) };
+    assert_eq!(story.wait(1_000_000).sees(&[], Some(fails.clone())), None);
     story.machine.step(Event::Reconnect, story.now);
-    assert_eq!(story.sees(&[], Some(shield(1, false))), None);
+    assert_eq!(story.sees(&[], Some(fails)), None);
 }
 
-/// A session whose controller has been `connecting` for so long that the target is asked.
+/// A session without a shield whose controller has been `connecting` for so long that the
+/// target is asked.
 fn asking() -> (Story, Controller) {
-    let mut story = Story::live();
-    let down = controller(ControllerState::Connecting, None);
-    assert_eq!(story.sees(&[&down], Some(shield(1, false))), None);
-    assert_eq!(story.wait(ASK_EVERY - 10).sees(&[&down], Some(shield(1, false))), None);
-    let action = story.wait(10).sees(&[&down], Some(shield(1, false)));
-    assert_eq!(action, Some(Action::AskTarget));
-    (story, down)
+    let mut story = Story::new();
+    story.machine.config.shield = false;
+    assert_eq!(story.sees(&[], None), Some(Action::Connect));
+    story.done(Outcome::Connected(Ok(())));
+    assert_eq!(story.sees(&[&up()], None), Some(Action::Map(namespace(1, "w1"))));
+    story.done(Outcome::Mapped(namespace(1, "w1")));
+    assert_eq!(story.sees(&[&up()], None), None);
+    assert_eq!(story.machine.state(), State::Live);
+    assert_eq!(story.sees(&[&down()], None), None);
+    assert_eq!(story.wait(decide::ASK_EVERY - 10).sees(&[&down()], None), None);
+    assert_eq!(story.wait(10).sees(&[&down()], None), Some(Action::AskTarget));
+    (story, down())
+}
+
+fn refused_host() -> ConnectFailure {
+    let reason = "Connect Invalid Host".to_owned();
+    ConnectFailure { reason, port_closed: false, host_refused: true }
 }
 
 #[test]
 fn a_refused_host_is_fenced_although_the_kernel_goes_on_trying() {
     let (mut story, down) = asking();
-    let reason = "Connect Invalid Host".to_owned();
-    let refused = ConnectFailure { reason, port_closed: false, host_refused: true };
-    story.done(Outcome::Asked(Some(refused)));
+    story.done(Outcome::Asked(Some(refused_host())));
     assert_eq!(story.machine.state(), State::Fenced);
-    let delete = Some(Action::Delete("nvme0".into()));
-    assert_eq!(story.sees(&[&down], Some(shield(1, false))), delete);
+    assert_eq!(story.sees(&[&down], None), Some(Action::Delete("nvme0".into())));
     story.done(Outcome::Deleted);
     let going = controller(ControllerState::Deleting, None);
-    assert_eq!(story.sees(&[&going], Some(shield(1, false))), None);
-    assert_eq!(story.wait(100_000).sees(&[], Some(shield(1, false))), None);
+    assert_eq!(story.sees(&[&going], None), None);
+    assert_eq!(story.wait(100_000).sees(&[], None), None);
     assert_eq!(story.machine.state(), State::Fenced);
 }
 
@@ -232,21 +247,96 @@ fn what_is_not_exported_at_this_moment_is_waited_for() {
     let reason = "no such subsystem".to_owned();
     let absent = ConnectFailure { reason, port_closed: false, host_refused: false };
     story.done(Outcome::Asked(Some(absent)));
-    assert_eq!(story.sees(&[&down], Some(shield(1, false))), None);
+    assert_eq!(story.sees(&[&down], None), None);
     assert_eq!(story.machine.state(), State::Degraded);
     assert_eq!(story.machine.reason(), "nvme0 is connecting: no such subsystem");
     // Asked again, and an answer that could not be had changes nothing.
-    let action = story.wait(ASK_EVERY).sees(&[&down], Some(shield(1, false)));
+    let action = story.wait(decide::ASK_EVERY).sees(&[&down], None);
     assert_eq!(action, Some(Action::AskTarget));
     story.done(Outcome::Asked(None));
-    assert_eq!(story.sees(&[&down], Some(shield(1, false))), None);
+    assert_eq!(story.sees(&[&down], None), None);
     assert_eq!(story.machine.state(), State::Degraded);
     // The next outage begins to count anew.
-    let back = controller(ControllerState::Live, Some(namespace(2, "w2")));
-    assert!(matches!(story.sees(&[&back], Some(shield(1, false))), Some(Action::Map(_))));
-    story.done(Outcome::Mapped(namespace(2, "w2")));
-    story.wait(ASK_EVERY).sees(&[&back], Some(shield(2, true)));
-    assert_eq!(story.sees(&[&down], Some(shield(2, false))), None);
+    assert_eq!(story.sees(&[&up()], None), None);
+    assert_eq!(story.wait(decide::ASK_EVERY).sees(&[&down], None), None);
+}
+
+#[test]
+fn a_controller_that_cannot_reconnect_is_given_up_so_that_the_return_is_not_missed() {
+    let mut story = Story::live();
+    assert_eq!(story.sees(&[&down()], Some(shield(1, false))), None);
+    assert_eq!(story.portal(PortalSeen::Silent), Some(Action::GiveUp("nvme0".into())));
+    story.done(Outcome::Deleted);
+    assert_eq!(story.sees(&[], Some(shield(1, false))), Some(Action::Connect));
+    let silent = ConnectFailure { reason: "x".into(), port_closed: false, host_refused: false };
+    for _ in 0..8 {
+        story.done(Outcome::Connected(Err(silent.clone())));
+        story.wait(BACKOFF_LAST + 1);
+        assert_eq!(story.sees(&[], Some(shield(1, false))), Some(Action::Connect));
+    }
+    story.done(Outcome::Connected(Err(silent)));
+    assert_eq!(story.machine.state(), State::Backoff);
+    assert_eq!(story.sees(&[], Some(shield(1, false))), None);
+    assert_eq!(story.portal(PortalSeen::Answers), Some(Action::Connect), "not after the pause");
+}
+
+#[test]
+fn a_controller_that_only_does_not_get_through_has_some_seconds() {
+    let mut story = Story::live();
+    assert_eq!(story.sees(&[&down()], Some(shield(1, false))), None);
+    assert_eq!(story.portal(PortalSeen::Answers), None);
+    story.wait(decide::TAKE_OVER - 10);
+    assert_eq!(story.sees(&[&down()], Some(shield(1, false))), None);
+    story.wait(10);
+    let action = story.sees(&[&down()], Some(shield(1, false)));
+    assert_eq!(action, Some(Action::GiveUp("nvme0".into())));
+}
+
+#[test]
+fn without_a_shield_the_controller_is_never_given_up() {
+    let (mut story, down) = asking();
+    story.done(Outcome::Asked(None));
+    story.portal(PortalSeen::Silent);
+    for _ in 0..10 {
+        let action = story.wait(1_000).sees(&[&down], None);
+        assert!(matches!(action, None | Some(Action::AskTarget)), "{action:?}");
+        story.done(Outcome::Asked(None));
+    }
+}
+
+#[test]
+fn attempts_are_frequent_for_a_while_after_the_portal_has_begun_to_answer() {
+    let mut story = Story::live();
+    let absent = ConnectFailure { reason: "x".into(), port_closed: false, host_refused: false };
+    assert_eq!(story.sees(&[], Some(shield(1, false))), Some(Action::Connect));
+    for _ in 0..10 {
+        story.done(Outcome::Connected(Err(absent.clone())));
+        story.wait(BACKOFF_LAST + 1);
+        assert_eq!(story.sees(&[], Some(shield(1, false))), Some(Action::Connect));
+    }
+    story.portal(PortalSeen::Answers);
+    story.done(Outcome::Connected(Err(absent.clone())));
+    story.wait(BACKOFF_BOOTING + 1);
+    assert_eq!(story.sees(&[], Some(shield(1, false))), Some(Action::Connect));
+    story.wait(BOOTING).done(Outcome::Connected(Err(absent)));
+    story.wait(BACKOFF_BOOTING + 1);
+    assert_eq!(story.sees(&[], Some(shield(1, false))), None);
+}
+
+#[test]
+fn what_waits_in_a_fenced_session_fails_before_anything_else() {
+    let mut story = Story::live();
+    assert_eq!(story.sees(&[], Some(shield(1, false))), Some(Action::Connect));
+    story.done(Outcome::Connected(Err(refused_host())));
+    assert_eq!(story.machine.state(), State::Fenced);
+    // A controller that the kernel still retries must not keep the queue waiting.
+    assert_eq!(story.sees(&[&down()], Some(shield(1, false))), Some(Action::FailIo));
+    story.done(Outcome::FailedIo(Ok(())));
+    let fails = ShieldSeen { queueing: false, ..shield(1, false) };
+    let delete = Some(Action::Delete("nvme0".into()));
+    assert_eq!(story.sees(&[&down()], Some(fails.clone())), delete);
+    story.done(Outcome::Deleted);
+    assert_eq!(story.sees(&[], Some(fails)), None);
 }
 
 #[test]
@@ -281,8 +371,9 @@ fn waiting_io_fails_only_after_its_time() {
     let down = controller(ControllerState::Connecting, None);
     assert_eq!(story.sees(&[&down], Some(shield(1, false))), None);
     story.wait(9_900);
-    assert_eq!(story.sees(&[&down], Some(shield(1, false))), Some(Action::AskTarget));
-    story.done(Outcome::Asked(None));
+    let give_up = Some(Action::GiveUp("nvme0".into()));
+    assert_eq!(story.sees(&[&down], Some(shield(1, false))), give_up);
+    story.done(Outcome::Deleted);
     story.wait(200);
     assert_eq!(story.sees(&[&down], Some(shield(1, false))), Some(Action::FailIo));
     story.done(Outcome::FailedIo(Ok(())));
@@ -450,7 +541,8 @@ fn what_was_fenced_or_blocked_is_so_again_when_unstage_is_refused() {
             assert_eq!(story.sees(&[], Some(shield(1, false))), None);
             assert_eq!(story.machine.state(), State::Draining);
             let refused = story.machine.step(Event::Drain { begun: false }, story.now);
-            assert_eq!((refused, story.machine.state()), (None, state));
+            let next = (state == State::Fenced).then_some(Action::FailIo);
+            assert_eq!((refused, story.machine.state()), (next, state));
         }
     }
 }

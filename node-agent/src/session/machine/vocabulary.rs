@@ -51,6 +51,17 @@ pub struct Observation {
     pub shield: Option<ShieldSeen>,
 }
 
+/// What a portal does when a TCP connection is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PortalSeen {
+    /// It accepts.
+    Answers,
+    /// It refuses, or somebody on the way does in its name.
+    Refuses,
+    /// Nothing comes back.
+    Silent,
+}
+
 /// What can happen to a session.
 #[derive(Debug, Clone)]
 pub enum Event {
@@ -58,6 +69,8 @@ pub enum Event {
     Observed(Observation),
     /// Time has passed.
     Tick,
+    /// What the portal does now; told during outages only, at each change.
+    Portal(PortalSeen),
     /// The action under way has ended.
     Done(Outcome),
     /// An operator asks for an attempt now.
@@ -109,6 +122,8 @@ pub enum Action {
     Rescan(String),
     /// Delete this controller.
     Delete(String),
+    /// Delete this controller, unless it has come live since it was seen.
+    GiveUp(String),
     /// Check that the namespace holds this volume, and send I/O to it.
     Map(Namespace),
     /// Stop queueing.
