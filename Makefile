@@ -14,7 +14,7 @@ BIN := $(or $(CARGO_TARGET_DIR),target)/debug
 
 .PHONY: help
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo '  KERNELS="6.1 6.12" chooses what `make test` and `make guest` boot, DEMO_KERNELS'
 	@echo '  what `make demo` does, FAULT_KERNELS what `make test-faults` does.'
@@ -57,6 +57,10 @@ demo: setup build ## A write that survives whatever happens to its session, on e
 .PHONY: bench
 bench: setup build ## Recovery time, cost of the shield and of the shim, as ratios, in a guest
 	$(BIN)/rds-vm run --kernel $(firstword $(KERNELS)) --timeout $(DEMO_TIMEOUT) -- $(BIN)/rds-scenario bench
+
+.PHONY: bench-recovery
+bench-recovery: setup build ## Seconds from "the target answers" to the first write, against the kernel alone
+	$(BIN)/rds-vm run --kernel $(firstword $(KERNELS)) --timeout $(DEMO_TIMEOUT) -- $(BIN)/rds-scenario bench --only recovery
 
 .PHONY: fmt
 fmt: ## Format the source

@@ -24,8 +24,11 @@ const UUID_OFFSET: usize = 176;
 const UUID_LEN: usize = 129;
 /// `struct dm_target_spec`.
 const TARGET_SPEC: usize = 40;
-/// Enough for the table of a one-path device and for a list of a thousand devices.
-const BUFFER: usize = 128 * 1024;
+/// Enough for the table of a one-path device and for a list of fifty devices. The kernel
+/// copies all of it in and out, once a second for each volume, so it is small.
+const BUFFER: usize = 4 * 1024;
+/// A list of ten thousand devices.
+const BUFFER_LAST: usize = 1024 * 1024;
 
 const SUSPEND_FLAG: u32 = 1 << 1;
 const STATUS_TABLE_FLAG: u32 = 1 << 4;
@@ -234,13 +237,22 @@ impl DeviceMapper {
         if name.len() >= NAME_LEN || uuid.len() >= UUID_LEN {
             return Err(Error::Invalid(format!("device-mapper name {name:?} is too long")));
         }
-        let mut buffer = Buffer::new(name, uuid, flags, data, targets);
-        buffer.ioctl(&self.control, command).map_err(Error::kernel(command.verb(), label(name)))?;
-        if buffer.flags() & BUFFER_FULL_FLAG != 0 {
-            let full = io::Error::other("the answer does not fit the buffer");
-            return Err(Error::kernel(command.verb(), label(name))(full));
+        let mut size = BUFFER.max(HEADER + data.len());
+        loop {
+            let mut buffer = Buffer::new(size, name, uuid, flags, data, targets);
+            buffer
+                .ioctl(&self.control, command)
+                .map_err(Error::kernel(command.verb(), label(name)))?;
+            if buffer.flags() & BUFFER_FULL_FLAG == 0 {
+                return Ok(buffer);
+            }
+            // Only what reads can find its answer too long, and reading may be repeated.
+            size *= 4;
+            if size > BUFFER_LAST {
+                let full = io::Error::other("the answer does not fit the buffer");
+                return Err(Error::kernel(command.verb(), label(name))(full));
+            }
         }
-        Ok(buffer)
     }
 }
 
@@ -252,13 +264,13 @@ fn label(name: &str) -> String {
     }
 }
 
-/// The ioctl's buffer; words, so that it is aligned as the kernel's structure is.
-struct Buffer(Vec<u64>);
+/// The ioctl's buffer. The kernel copies it, so its alignment does not matter.
+struct Buffer(Vec<u8>);
 
 impl Buffer {
-    fn new(name: &str, uuid: &str, flags: u32, data: &[u8], targets: u32) -> Self {
-        let mut bytes = vec![0u8; BUFFER];
-        let size = u32::try_from(BUFFER).unwrap_or(u32::MAX);
+    fn new(size: usize, name: &str, uuid: &str, flags: u32, data: &[u8], targets: u32) -> Self {
+        let mut bytes = vec![0u8; size];
+        let size = u32::try_from(size).unwrap_or(u32::MAX);
         for (offset, value) in
             [(0, 4u32), (12, size), (16, HEADER as u32), (20, targets), (28, flags)]
         {
@@ -267,58 +279,45 @@ impl Buffer {
         put(&mut bytes, NAME_OFFSET, name.as_bytes());
         put(&mut bytes, UUID_OFFSET, uuid.as_bytes());
         put(&mut bytes, HEADER, data);
-        Self(bytes.chunks_exact(8).map(word).collect())
+        Self(bytes)
     }
 
     #[allow(unsafe_code)]
     fn ioctl(&mut self, control: &File, command: Command) -> io::Result<()> {
         // _IOWR(DM_IOCTL, command, struct dm_ioctl)
         let request = (3u64 << 30) | ((HEADER as u64) << 16) | (0xfd << 8) | command as u64;
-        // SAFETY: the pointer is to BUFFER writable bytes, 8-aligned and exclusively
-        // borrowed for the call; the header says so in data_size, beyond which the kernel
-        // does not read or write. The descriptor is open for as long as `control` lives.
+        // SAFETY: the pointer is to a buffer that is exclusively borrowed for the call and
+        // as long as its header says in data_size (`new` writes both), beyond which the
+        // kernel does not read or write (copy_params in dm-ioctl.c); it copies, so any
+        // alignment will do. The descriptor is open for as long as `control` lives.
         let result = unsafe {
             libc::ioctl(control.as_raw_fd(), request as libc::Ioctl, self.0.as_mut_ptr())
         };
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
-    fn bytes(&self) -> Vec<u8> {
-        self.0.iter().flat_map(|w| w.to_ne_bytes()).collect()
-    }
-
-    fn u32_at(&self, offset: usize) -> u32 {
-        let bytes = self.0.get(offset / 8).map(|w| w.to_ne_bytes()).unwrap_or_default();
-        u32_of(&bytes, offset % 8)
-    }
-
     fn flags(&self) -> u32 {
-        self.u32_at(28)
+        u32_of(&self.0, 28)
     }
 
     fn target_count(&self) -> u32 {
-        self.u32_at(20)
+        u32_of(&self.0, 20)
     }
 
     fn state(&self) -> DeviceState {
         DeviceState {
-            number: DeviceNumber::from_raw(self.0.get(5).copied().unwrap_or_default()),
-            uuid: text(self.bytes().get(UUID_OFFSET..UUID_OFFSET + UUID_LEN).unwrap_or_default()),
-            open_count: self.u32_at(24).cast_signed(),
+            number: DeviceNumber::from_raw(u64_of(&self.0, 40)),
+            uuid: text(self.0.get(UUID_OFFSET..UUID_OFFSET + UUID_LEN).unwrap_or_default()),
+            open_count: u32_of(&self.0, 24).cast_signed(),
             suspended: self.flags() & SUSPEND_FLAG != 0,
         }
     }
 
-    fn payload(&self) -> Vec<u8> {
-        let (start, size) = (self.u32_at(16) as usize, self.u32_at(12) as usize);
-        let mut bytes = self.bytes();
-        bytes.truncate(size);
-        bytes.split_off(start.min(bytes.len()))
+    /// What the kernel has put behind the header.
+    fn payload(&self) -> &[u8] {
+        let (start, size) = (u32_of(&self.0, 16) as usize, u32_of(&self.0, 12) as usize);
+        self.0.get(start..size.min(self.0.len())).unwrap_or_default()
     }
-}
-
-fn word(chunk: &[u8]) -> u64 {
-    chunk.try_into().map(u64::from_ne_bytes).unwrap_or_default()
 }
 
 fn put(bytes: &mut [u8], offset: usize, value: &[u8]) {
@@ -344,9 +343,9 @@ fn text(bytes: &[u8]) -> String {
 }
 
 /// `struct dm_name_list`: dev (8), offset of the next one (4), name.
-fn parse_name_list(payload: Vec<u8>) -> Vec<(String, DeviceNumber)> {
+fn parse_name_list(payload: &[u8]) -> Vec<(String, DeviceNumber)> {
     let mut devices = Vec::new();
-    let mut rest = payload.as_slice();
+    let mut rest = payload;
     loop {
         let dev = u64_of(rest, 0);
         if dev == 0 {
@@ -361,9 +360,9 @@ fn parse_name_list(payload: Vec<u8>) -> Vec<(String, DeviceNumber)> {
     }
 }
 
-fn parse_target(payload: Vec<u8>) -> Option<Target> {
+fn parse_target(payload: &[u8]) -> Option<Target> {
     Some(Target {
-        sectors: u64_of(&payload, 8),
+        sectors: u64_of(payload, 8),
         kind: text(payload.get(24..40)?),
         params: text(payload.get(TARGET_SPEC..)?).trim_end().to_owned(),
     })
@@ -382,21 +381,21 @@ mod tests {
         put(&mut payload, 12, b"rds-a\0");
         put(&mut payload, 32, &DeviceNumber { major: 253, minor: 300 }.to_raw().to_ne_bytes());
         put(&mut payload, 44, b"rds-b\0");
-        let list = parse_name_list(payload);
+        let list = parse_name_list(&payload);
         assert_eq!(list.len(), 2);
         assert_eq!(list[1], ("rds-b".into(), DeviceNumber { major: 253, minor: 300 }));
     }
 
     #[test]
     fn an_empty_or_cut_list_is_no_device() {
-        assert!(parse_name_list(vec![0; 16]).is_empty());
-        assert!(parse_name_list(vec![]).is_empty());
+        assert!(parse_name_list(&[0; 16]).is_empty());
+        assert!(parse_name_list(&[]).is_empty());
     }
 
     #[test]
     fn the_header_is_where_the_kernel_reads_it() {
-        let buffer = Buffer::new("rds-x", "RDSCSI-x", NOFLUSH_FLAG, &[7, 8], 1);
-        assert_eq!(buffer.u32_at(12) as usize, BUFFER);
+        let buffer = Buffer::new(BUFFER, "rds-x", "RDSCSI-x", NOFLUSH_FLAG, &[7, 8], 1);
+        assert_eq!(u32_of(&buffer.0, 12) as usize, buffer.0.len());
         assert_eq!((buffer.flags(), buffer.target_count()), (NOFLUSH_FLAG, 1));
         assert_eq!(buffer.state().uuid, "RDSCSI-x");
         assert_eq!(buffer.payload().get(..2), Some([7u8, 8].as_slice()));

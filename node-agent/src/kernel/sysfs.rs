@@ -217,7 +217,7 @@ pub fn boot_id() -> Result<String> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
     use super::*;
     use std::os::unix::fs::symlink;
 

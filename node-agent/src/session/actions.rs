@@ -216,7 +216,9 @@ async fn map(context: Context, namespace: Namespace) -> Outcome {
 fn check_and_map(context: &Context, namespace: &Namespace, until: Instant) -> Result<Verdict> {
     // Held open from the check to the mapping, so that its number cannot be given to
     // another device between the two.
+    let began = Instant::now();
     let device = shield::open_namespace(namespace)?;
+    let opened = began.elapsed();
     let dm = DeviceMapper::open()?;
     let volume = &context.spec.volume;
     let seen = shield::look(&dm, volume)?;
@@ -232,9 +234,11 @@ fn check_and_map(context: &Context, namespace: &Namespace, until: Instant) -> Re
     let since = written.saturating_sub(context.samples.written_bytes);
     let verdict = content::compare(&device, &context.content, &context.samples, since)
         .map_err(Error::kernel("read", &namespace.name))?;
+    let compared = began.elapsed();
     if verdict == Verdict::Same && context.spec.shield {
         let seen = shield::map(&dm, volume, namespace, Terms { until, while_active })?;
         info!(%volume, namespace = namespace.name, device = %shield::node_of(seen.number).display(), bytes = seen.size_bytes, "I/O goes to this namespace");
+        debug!(%volume, ?opened, ?compared, mapped = ?began.elapsed(), "how long it took");
     }
     Ok(verdict)
 }

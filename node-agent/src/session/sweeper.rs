@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rds_csi_proto::ids::VolumeId;
 use tokio::sync::watch;
-use tracing::warn;
+use tracing::{trace, warn};
 
 use crate::error::{Error, Result};
 use crate::kernel::dm::DeviceMapper;
@@ -115,5 +115,8 @@ fn sweep(dm: &mut Option<DeviceMapper>) -> Result<Sweep> {
     // Shields first: a path that is mapped between the two reads then shows as a
     // namespace that is not mapped yet, and mapping it again does no harm.
     let shields = shield::list(dm)?.into_iter().collect();
-    Ok(Sweep { taken_at, controllers: sysfs::controllers()?, shields })
+    let of_shields = taken_at.elapsed();
+    let controllers = sysfs::controllers()?;
+    trace!(?of_shields, all = ?taken_at.elapsed(), "looked at the kernel");
+    Ok(Sweep { taken_at, controllers, shields })
 }

@@ -22,6 +22,8 @@ const UNEXPORTED: Duration = Duration::from_secs(9);
 /// From the other node's attachment until the first one knows: the kernel's next attempt
 /// (2 s) or the agent's own question (5 s), asked twice, in an emulated guest.
 const FENCED: Duration = Duration::from_secs(30);
+/// From then until its waiting write has failed.
+const TOLD: Duration = Duration::from_secs(20);
 /// How long a fenced node is watched for writes.
 const WATCHED: Duration = Duration::from_secs(5);
 /// Taking a fenced volume off its node.
@@ -167,11 +169,20 @@ impl Story {
 
     async fn shut_out(&self, report: &Report, disk: u32) -> Result<()> {
         let last = self.writer.last();
+        let began = Instant::now();
+        // Whoever waits for a volume that will not come back has to hear of it.
+        let error = loop {
+            if let Some(error) = self.writer.error() {
+                break error;
+            }
+            ensure!(began.elapsed() < TOLD, "the waiting write did not fail within {TOLD:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        };
+        ensure!(error.contains("os error 5"), "the waiting write ended with {error}");
+        report.say(format!("record {last} is the last one; the next one's write failed: {error}"));
         tokio::time::sleep(WATCHED).await;
         ensure!(self.writer.last() == last, "a fenced node's write was acknowledged");
-        ensure!(self.writer.error().is_none(), "a write failed: {:?}", self.writer.error());
         ensure!(self.disk()? == disk, "a fenced node's write reached the disk");
-        report.say(format!("record {last} is the last one; the next waits in the shield"));
         Ok(())
     }
 
@@ -186,9 +197,6 @@ impl Story {
         .map_err(status("unpublish and unstage"))?;
         report.say(format!("unpublished and unstaged in {:.1?}", began.elapsed()));
         self.writer.stop(RECOVERY).await?;
-        let error = self.writer.error().context("the waiting write did not fail")?;
-        ensure!(error.contains("os error 5"), "the waiting write ended with {error}");
-        report.say(format!("the waiting write failed: {error}"));
         no_devices()?;
         let mounts = fs::read_to_string("/proc/self/mountinfo")?;
         ensure!(!mounts.contains(&self.volume.id), "a mount is left");

@@ -47,7 +47,14 @@ enum Command {
     /// Bad input and missing parts: each refused with the right code and a remedy.
     Refusals,
     /// Recovery times, the shield's cost and the shim's, each beside something else.
-    Bench,
+    Bench {
+        /// Only these.
+        #[arg(long, value_enum, value_delimiter = ',')]
+        only: Vec<bench::Part>,
+        /// Losses whose median is taken.
+        #[arg(long, default_value_t = 9)]
+        rounds: u32,
+    },
     /// Every fault there is, on ext4, xfs and raw block at once, in one boot.
     Matrix(matrix::Options),
     /// Makes docs/fault-matrix.md of what runs of `matrix` have written; runs anywhere.
@@ -103,7 +110,7 @@ fn main() -> ExitCode {
             }
             Command::Fencing => fencing::run().await,
             Command::Refusals => refusals::run().await,
-            Command::Bench => bench::run().await,
+            Command::Bench { only, rounds } => bench::run(&only, rounds).await,
             Command::Matrix(options) => matrix::run(options).await,
             Command::Writer { .. } | Command::MatrixTable { .. } => false,
         }

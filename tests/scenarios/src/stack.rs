@@ -133,7 +133,7 @@ impl Stack {
             .arg(agent_socket(dir))
             .arg("--state-dir")
             .arg(&options.state_dir)
-            .env("RDS_CSI_LOG", "info,rds_node_agent=debug");
+            .env("RDS_CSI_LOG", "info,rds_node_agent=debug,rds_node_agent::session::sweeper=trace");
         let mut daemon = Daemon::start("agent", command)?;
         socket_up(&mut daemon, &agent_socket(dir), START).await?;
         Ok(daemon)

@@ -161,6 +161,11 @@ impl Writer {
         self.seen().error.clone()
     }
 
+    /// When the first record after a moment was on the volume.
+    pub(crate) fn first_after(&self, moment: Instant) -> Option<Instant> {
+        self.seen().times.iter().copied().find(|at| *at > moment)
+    }
+
     /// The longest time without a record between two moments, the present pause included.
     pub(crate) fn longest_stall(&self, from: Instant, to: Instant) -> Duration {
         let seen = self.seen();
@@ -171,13 +176,6 @@ impl Writer {
             previous = *at;
         }
         longest.max(to.duration_since(previous))
-    }
-
-    /// How long after a moment the next record was there; none if there was none.
-    pub(crate) fn next_after(&self, moment: Instant) -> Option<Duration> {
-        let seen = self.seen();
-        let after = seen.times.partition_point(|t| *t < moment);
-        seen.times.get(after).map(|t| t.duration_since(moment))
     }
 
     /// Waits for the write under way to fail, and gives its error.

@@ -48,12 +48,12 @@ impl Fleet {
         let shortest = stalls.clone().min().unwrap_or_default();
         let longest = stalls.max().unwrap_or_default();
         ensure!(shortest > Duration::from_secs(5), "a volume stood still for {shortest:?} only");
-        let back = self.subjects.iter().filter_map(|s| s.writer.next_after(over)).max();
+        let back = self.subjects.iter().filter_map(|s| s.writer.first_after(over)).max();
         Ok(format!(
             "the 16 stood still for {:.1} to {:.1} s, the last was back {:.1} s after the last export",
             shortest.as_secs_f64(),
             longest.as_secs_f64(),
-            back.unwrap_or_default().as_secs_f64()
+            back.map_or(0.0, |at| (at - over).as_secs_f64())
         ))
     }
 

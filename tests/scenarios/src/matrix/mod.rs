@@ -90,10 +90,10 @@ use Effect::{Elsewhere, Lost, Spared, Stalled};
 #[rustfmt::skip]
 const CASES: &[Case] = &[
     case!("portal-first", "portal up before the exports (Do-Not-Retry)", Full, Lost, target::portal_first),
-    case!("packets-5s", "packets dropped, 5 s", Always, Stalled(4), link::packets_5s),
+    case!("packets-5s", "packets dropped, 5 s", Full, Stalled(4), link::packets_5s),
     case!("packets-90s", "packets dropped, 90 s", Full, Lost, link::packets_90s),
-    case!("reset", "connections reset", Always, Lost, link::reset),
-    case!("refused", "portal refuses TCP, 15 s", Always, Lost, link::refused),
+    case!("reset", "connections reset", Full, Lost, link::reset),
+    case!("refused", "portal refuses TCP, 15 s", Full, Lost, link::refused),
     case!("deleted", "controllers deleted on the host", Full, Lost, host::controllers_deleted),
     case!("namespace", "namespace removed and added on the target", Always, Lost, target::namespace_removed),
     case!("identity", "identity changed (export toggled)", Full, Lost, target::identity_changed),
@@ -101,7 +101,7 @@ const CASES: &[Case] = &[
     case!("grown", "volume grown during an outage", Always, Lost, target::grown),
     case!("udevd", "udevd stopped while the export is toggled", Always, Lost, host::udevd_stopped),
     case!("suspended", "dm devices suspended by somebody else", Always, Lost, host::suspended),
-    case!("by-hand", "reconnected by hand, many times at once", Always, Lost, host::reconnected_by_hand),
+    case!("by-hand", "reconnected by hand, many times at once", Full, Lost, host::reconnected_by_hand),
     case!("second-controller", "a second controller made by hand, while live", Always, Elsewhere, host::second_controller),
     case!("agent-killed", "agent killed (SIGKILL) during an outage", Full, Lost, agent::killed),
     case!("agent-upgraded", "agent upgraded, while live", Full, Spared, agent::upgraded),
@@ -115,7 +115,7 @@ const CASES: &[Case] = &[
     case!("fleet-at-once", "16 more volumes, all lost at once (appliance reboots)", Full, Lost, fleet::at_once),
     case!("fleet-staggered", "16 more volumes, exports return one by one", Full, Lost, fleet::staggered),
     case!("io-timeout", "ioTimeoutSeconds 10, beside a volume that waits", Always, Elsewhere, endings::io_timeout),
-    case!("fail", "`rds-node-agent fail` during an outage", Always, Elsewhere, endings::failed_by_hand),
+    case!("fail", "`rds-node-agent fail` during an outage", Full, Elsewhere, endings::failed_by_hand),
 ];
 
 fn chosen(options: &Options) -> Result<Vec<&'static Case>> {

@@ -151,7 +151,7 @@ impl Scene {
             if let (Some(s), Some(p)) = (row.stalls.get_mut(n), row.paths.get_mut(n)) {
                 (*s, *p) = (seconds(stall), state_path(&history, before.unix_ms));
             }
-            let next = subject.writer.next_after(over);
+            let next = subject.writer.first_after(over).map(|at| at - over);
             back = back.zip(next).map(|(a, b)| a.max(b));
             row.failed_writes += usize::from(subject.writer.error().is_some());
         }
