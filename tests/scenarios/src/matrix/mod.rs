@@ -108,7 +108,7 @@ const CASES: &[Case] = &[
     case!("agent-upgraded-lost", "agent upgraded during an outage", Always, Lost, agent::upgraded_in_outage),
     case!("journal-deleted", "journal deleted during operation", Full, Lost, agent::journal_deleted),
     case!("disk-full", "disk of the state directory full", Always, Lost, agent::disk_full),
-    case!("disk-full-killed", "the same, and the agent killed meanwhile", Full, Lost, agent::disk_full_killed),
+    case!("disk-full-killed", "the same, and the agent killed meanwhile", Full, Stalled(4), agent::disk_full_killed),
     case!("fenced", "target refuses the host (fenced)", Full, Lost, endings::refused_by_target),
     case!("fenced-queued", "fenced while writes are queued", Full, Elsewhere, endings::fenced_while_queued),
     case!("foreign", "another volume's namespace under our name", Always, Elsewhere, content::foreign),
