@@ -32,6 +32,8 @@ pub(crate) fn sibling(name: &str) -> Result<PathBuf> {
     }
 }
 
+/// From SIGKILL to the end; reads of a lost session may hold it up for a keep-alive timeout.
+const KILLED: Duration = Duration::from_secs(30);
 /// No command of these stories takes longer, in an emulated guest either.
 const DEADLINE: &str = "180";
 
@@ -78,10 +80,20 @@ impl Daemon {
         kill(Pid::from_raw(pid), signal).with_context(|| format!("signal {}", self.name))
     }
 
-    /// SIGKILL: as the out-of-memory killer or a crash would end it.
+    /// SIGKILL: as the out-of-memory killer or a crash would end it. A process that is stuck
+    /// in the kernel does not end of it.
     pub(crate) fn kill(&mut self) -> Result<()> {
         self.child.kill()?;
-        self.child.wait()?;
+        let began = Instant::now();
+        while self.child.try_wait()?.is_none() {
+            if began.elapsed() > KILLED {
+                bail!(
+                    "{} has not ended {KILLED:?} after SIGKILL: it hangs in the kernel",
+                    self.name
+                );
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
         Ok(())
     }
 

@@ -168,9 +168,9 @@ impl Stack {
         Ok(())
     }
 
-    /// Whether the agent was started and has not been ended by the story.
-    pub(crate) fn has_agent(&self) -> bool {
-        self.agent.is_some()
+    /// Whether the agent runs.
+    pub(crate) fn has_agent(&mut self) -> bool {
+        self.agent.as_mut().is_some_and(|agent| agent.has_ended().is_ok_and(|ended| !ended))
     }
 
     /// The calls of kubelet and the sidecars.
