@@ -164,6 +164,8 @@ async fn play(cases: &[&Case], run: &mut Run, report: &mut Report) {
         row.verdict = result.as_ref().err().map(|error| format!("{error:#}"));
         report.say(row.summary());
         run.rows.push(row);
+        // Also for a guest that does not live to the end.
+        let _ = run.save();
         if !report.case(case.name, result) {
             println!("--- agent\n{}", tail("agent", 60));
             scene.mend().await;
