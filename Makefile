@@ -47,6 +47,10 @@ guest: ## The fault scenarios, in a guest
 test-faults: setup build ## Every fault on every kernel, with and without native multipath; writes docs/fault-matrix.md
 	KERNELS="$(FAULT_KERNELS)" BIN=$(BIN) tests/faults.sh
 
+.PHONY: packages
+packages: setup ## A .deb and an .rpm of the node-agent, in target/packages (PROFILE=dev: from the dev build)
+	systemd/package/build.sh
+
 .PHONY: demo
 demo: setup build ## A write that survives whatever happens to its session, on each kernel
 	@set -e; for kernel in $(DEMO_KERNELS); do \
@@ -57,6 +61,11 @@ demo: setup build ## A write that survives whatever happens to its session, on e
 .PHONY: bench
 bench: setup build ## Recovery time, cost of the shield and of the shim, as ratios, in a guest
 	$(BIN)/rds-vm run --kernel $(firstword $(KERNELS)) --timeout $(DEMO_TIMEOUT) -- $(BIN)/rds-scenario bench
+
+.PHONY: bench-fleet
+bench-fleet: setup build ## 32 volumes lost at once: recovery, connections, the agent's memory and idle CPU
+	$(BIN)/rds-vm run --kernel $(firstword $(KERNELS)) --timeout $(DEMO_TIMEOUT) \
+		--env RDS_HOST_SPEED=$$($(BIN)/rds-scenario speed) --env RDS_CSI_LOG=info -- $(BIN)/rds-scenario fleet
 
 .PHONY: bench-recovery
 bench-recovery: setup build ## Seconds from "the target answers" to the first write, against the kernel alone

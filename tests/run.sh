@@ -14,7 +14,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-steps=(fmt clippy deny hosts unit sanity guest)
+steps=(fmt clippy deny hosts unit sanity packages guest)
 kernels=${KERNELS:-6.1}
 guest_timeout=${GUEST_TIMEOUT:-1500}
 target=${CARGO_TARGET_DIR:-target}
@@ -134,6 +134,12 @@ step_sanity() {
 		tail -n 30 "$log" | sed 's/^/    | /'
 	fi
 	tally "$ok" "$bad"
+}
+
+# The dev build, since it is there: an optimised one takes many minutes.
+step_packages() {
+	prepared || return 0
+	PROFILE=dev scenario_lines timeout -k 30 1500 tests/packages.sh "${kernels%% *}"
 }
 
 # Runs something that prints `ok NAME` and `FAILED NAME`, shows those lines as they come.

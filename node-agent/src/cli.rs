@@ -1,28 +1,33 @@
-//! The command line: `serve` is the daemon, the rest asks a running one.
+//! The command line: `serve` is the daemon, `doctor` looks at the host with or without one,
+//! the rest asks a running one.
+//!
+//! - [`client`] asks the daemon, [`mod@doctor`] the host; [`output`] prints what it said: tables for people,
+//!   [`json`] for programs, both coloured and timed by [`style`];
+//! - [`generate`] makes shell completions and manual pages from the definitions below.
 
-use std::io::IsTerminal;
+use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use rds_csi_proto::agent::sessions_client::SessionsClient;
-use rds_csi_proto::agent::{
-    HistoryRequest, State, StatusRequest, VolumeReply, VolumeRequest, WatchRequest,
-};
-use tonic::transport::{Channel, Endpoint, Uri};
-use tonic::{Code, Status};
-use tracing_subscriber::EnvFilter;
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 
-use crate::kernel::dm::DeviceMapper;
-use crate::session::shield;
-
+pub(crate) mod client;
+mod doctor;
+mod generate;
+#[cfg(test)]
+mod golden_tests;
+mod json;
 mod output;
+mod style;
 
-use output::Printer;
+use client::Ask;
+use doctor::DoctorOptions;
 
-/// The agent's answer to any command; reading state never waits for a device.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
+/// Exit codes: 0 done, 1 failed, 2 usage (clap's own), 3 daemon unreachable.
+const FAILED: u8 = 1;
+const UNREACHABLE: u8 = 3;
 
 /// Keeps NVMe/TCP volumes usable through the loss of their sessions.
 #[derive(Debug, Parser)]
@@ -36,56 +41,23 @@ struct Cli {
 enum Command {
     /// Run the daemon.
     Serve(ServeOptions),
-    /// Show each volume: state, since when, device, path, waiting I/O, last outage.
-    Status {
-        /// Only this volume.
-        volume: Option<String>,
-        #[command(flatten)]
-        client: ClientOptions,
+    #[command(flatten)]
+    Ask(Ask),
+    /// Look for whatever on this host could keep volumes from working, and tell how to mend it.
+    Doctor(DoctorOptions),
+    /// Unmount all volumes and let their I/O fail: what rds-csi-shutdown.service runs.
+    #[command(hide = true)]
+    HostShutdown,
+    /// Print completions for a shell.
+    Completions {
+        #[arg(value_enum)]
+        shell: Shell,
     },
-    /// Show each volume's session: subsystem, host NQN, portal, controller.
-    Sessions {
-        #[command(flatten)]
-        client: ClientOptions,
-    },
-    /// Show a volume's transitions, oldest first.
-    History {
-        volume: String,
-        /// At most so many, the newest; 0 for all.
-        #[arg(long, default_value_t = 50)]
-        limit: u32,
-        #[command(flatten)]
-        client: ClientOptions,
-    },
-    /// Show transitions as they happen, until interrupted.
-    Watch {
-        /// Only this volume.
-        volume: Option<String>,
-        #[command(flatten)]
-        client: ClientOptions,
-    },
-    /// Try to reconnect a volume now, or look again at one that is blocked.
-    Reconnect {
-        volume: String,
-        #[command(flatten)]
-        client: ClientOptions,
-    },
-    /// Let waiting I/O of a volume fail, so that a stuck pod can be ended.
-    Fail {
-        #[arg(required_unless_present = "all")]
-        volume: Option<String>,
-        /// All volumes that have no session at this moment. Works without a daemon, too: it
-        /// is what a host runs at shutdown, so that it always ends.
-        #[arg(long, conflicts_with = "volume")]
-        all: bool,
-        #[command(flatten)]
-        client: ClientOptions,
-    },
-    /// Ask the kernel to look for a volume's namespace again.
-    Rescan {
-        volume: String,
-        #[command(flatten)]
-        client: ClientOptions,
+    /// Print the manual page, or write those of all commands.
+    Man {
+        /// Write one file a command into this directory, which is made if need be.
+        #[arg(long)]
+        dir: Option<PathBuf>,
     },
 }
 
@@ -95,6 +67,10 @@ pub struct ServeOptions {
     /// The unix socket to serve on.
     #[arg(long, env = "RDS_CSI_SOCKET", default_value = "/run/rds-csi/agent.sock")]
     pub socket: PathBuf,
+    /// The group that may open the socket, besides root. Who may then use it is for
+    /// --allow-uid to say.
+    #[arg(long, env = "RDS_CSI_SOCKET_GROUP")]
+    pub socket_group: Option<String>,
     /// Where the journal is kept.
     #[arg(long, env = "RDS_CSI_STATE_DIR", default_value = "/var/lib/rds-csi")]
     pub state_dir: PathBuf,
@@ -108,192 +84,91 @@ pub struct ServeOptions {
     /// Volumes that this node may hold at once.
     #[arg(long, env = "RDS_CSI_MAX_VOLUMES", default_value_t = 128)]
     pub max_volumes: u32,
+    /// Serve Prometheus metrics, /healthz and /readyz on this address, such as 127.0.0.1:9809.
+    #[arg(long, env = "RDS_CSI_METRICS_ADDR", value_name = "ADDRESS:PORT")]
+    pub metrics_addr: Option<SocketAddr>,
     /// Log in JSON, for collectors.
     #[arg(long, env = "RDS_CSI_LOG_JSON")]
     pub log_json: bool,
 }
 
-#[derive(Debug, Args)]
-struct ClientOptions {
-    /// The daemon's unix socket.
-    #[arg(long, env = "RDS_CSI_SOCKET", default_value = "/run/rds-csi/agent.sock")]
-    socket: PathBuf,
-    /// How to print.
-    #[arg(short, long, value_enum, default_value_t = Format::Table)]
-    output: Format,
-}
-
-/// How a command prints what it learned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// For people.
-    Table,
-    /// For programs: versioned and stable.
-    Json,
-    /// For people with wide terminals.
-    Wide,
-}
-
-/// Exit codes: 0 done, 1 failed, 2 usage (clap's own), 3 daemon unreachable.
-const FAILED: u8 = 1;
-const UNREACHABLE: u8 = 3;
-
 /// Runs the command line.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("rds-node-agent: start: {error}");
-            return ExitCode::from(FAILED);
-        }
-    };
-    let code = match cli.command {
+    match Cli::parse().command {
         Command::Serve(options) => {
-            log_to_stderr(options.log_json);
-            match runtime.block_on(crate::server::serve(options)) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(error) => {
-                    eprintln!("rds-node-agent: {error}");
-                    ExitCode::from(FAILED)
+            crate::logging::start(options.log_json);
+            on_runtime(async {
+                match crate::server::serve(options).await {
+                    Ok(()) => ExitCode::SUCCESS,
+                    Err(error) => failed(&error),
                 }
+            })
+        }
+        Command::Ask(ask) => on_runtime(client::ask(ask)),
+        Command::HostShutdown => on_runtime(crate::host_shutdown::run()),
+        Command::Doctor(options) => on_runtime(doctor::doctor(options)),
+        Command::Completions { shell } => {
+            let mut bytes = Vec::new();
+            generate::completions(shell, Cli::command(), &mut bytes);
+            print_all(&bytes)
+        }
+        Command::Man { dir: None } => {
+            let mut bytes = Vec::new();
+            match generate::page(&Cli::command(), &mut bytes) {
+                Ok(()) => print_all(&bytes),
+                Err(error) => failed(&error),
             }
         }
-        command => runtime.block_on(ask(command)),
+        Command::Man { dir: Some(dir) } => match generate::pages(Cli::command(), &dir) {
+            Ok(_) => ExitCode::SUCCESS,
+            Err(error) => failed(&format!("write manual pages to {}: {error}", dir.display())),
+        },
+    }
+}
+
+/// What blocks has threads of its own, so a few workers do for any number of volumes. One for
+/// each processor, which is the default, would cost a large host memory for nothing.
+const WORKERS: usize = 4;
+
+fn on_runtime(work: impl Future<Output = ExitCode>) -> ExitCode {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = match runtime.worker_threads(WORKERS).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&format!("start: {error}")),
     };
+    let code = runtime.block_on(work);
     // Threads that wait in the kernel must not hold up the end.
     runtime.shutdown_background();
     code
 }
 
-fn log_to_stderr(json: bool) {
-    let filter = EnvFilter::try_from_env("RDS_CSI_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
-    if json { log.json().init() } else { log.init() }
+fn failed(error: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("rds-node-agent: {error}");
+    ExitCode::from(FAILED)
 }
 
-async fn ask(command: Command) -> ExitCode {
-    let client = match &command {
-        Command::Status { client, .. }
-        | Command::Sessions { client }
-        | Command::History { client, .. }
-        | Command::Watch { client, .. }
-        | Command::Reconnect { client, .. }
-        | Command::Fail { client, .. }
-        | Command::Rescan { client, .. } => client,
-        Command::Serve(_) => return ExitCode::from(FAILED),
-    };
-    let printer = Printer { format: client.output };
-    let without_daemon = matches!(&command, Command::Fail { all: true, .. });
-    let sessions = match connect(client.socket.clone()).await {
-        Ok(channel) => SessionsClient::new(channel),
-        Err(_) if without_daemon => return fail_all_without_daemon().await,
-        Err(error) => {
-            eprintln!(
-                "rds-node-agent: no agent answers on {}: {error}; see systemctl status rds-node-agent",
-                client.socket.display()
-            );
-            return ExitCode::from(UNREACHABLE);
+/// What was printed, or could not be. A reader that has seen enough (`| head`) is no fault.
+fn printed(result: io::Result<()>) -> ExitCode {
+    match result {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            failed(&format!("print: {error}"))
         }
-    };
-    match run(command, sessions, &printer).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(status) => {
-            eprintln!("rds-node-agent: {}", status.message());
-            ExitCode::from(if status.code() == Code::Unavailable { UNREACHABLE } else { FAILED })
-        }
+        _ => ExitCode::SUCCESS,
     }
 }
 
-async fn run(
-    command: Command,
-    mut sessions: SessionsClient<Channel>,
-    printer: &Printer,
-) -> Result<(), Status> {
-    let request = |volume_id: String| {
-        let mut request = tonic::Request::new(VolumeRequest { volume_id });
-        request.set_timeout(ANSWER_DEADLINE);
-        request
-    };
-    match command {
-        Command::Serve(_) => {}
-        Command::Status { volume, .. } => {
-            let volume_id = volume.unwrap_or_default();
-            let reply = sessions.status(StatusRequest { volume_id }).await?.into_inner();
-            printer.status(&reply);
-        }
-        Command::Sessions { .. } => {
-            let reply = sessions.status(StatusRequest::default()).await?.into_inner();
-            printer.sessions(&reply);
-        }
-        Command::History { volume, limit, .. } => {
-            let asked = HistoryRequest { volume_id: volume, limit };
-            printer.transitions(&sessions.history(asked).await?.into_inner().transitions);
-        }
-        Command::Watch { volume, .. } => {
-            let asked = WatchRequest { volume_id: volume.unwrap_or_default() };
-            let mut stream = sessions.watch(asked).await?.into_inner();
-            while let Some(transition) = stream.message().await? {
-                printer.transition(&transition);
-            }
-        }
-        Command::Reconnect { volume, .. } => {
-            done(printer, &sessions.reconnect(request(volume)).await?.into_inner());
-        }
-        Command::Fail { volume: Some(volume), .. } => {
-            done(printer, &sessions.fail(request(volume)).await?.into_inner());
-        }
-        Command::Fail { volume: None, .. } => {
-            let reply = sessions.status(StatusRequest::default()).await?.into_inner();
-            let lost = reply.volumes.into_iter().filter(|v| v.shielded && v.state() != State::Live);
-            for volume in lost {
-                done(printer, &sessions.fail(request(volume.volume_id)).await?.into_inner());
-            }
-        }
-        Command::Rescan { volume, .. } => {
-            done(printer, &sessions.rescan(request(volume)).await?.into_inner());
-        }
+fn print_all(bytes: &[u8]) -> ExitCode {
+    let mut out = io::stdout().lock();
+    printed(out.write_all(bytes).and_then(|()| out.flush()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definitions_are_sound() {
+        Cli::command().debug_assert();
     }
-    Ok(())
-}
-
-/// The shields are the kernel's; only what would undo it, the daemon, is not there.
-async fn fail_all_without_daemon() -> ExitCode {
-    let failed = crate::kernel::blocking("fail queued I/O", ANSWER_DEADLINE, || {
-        let dm = DeviceMapper::open()?;
-        for (volume, seen) in shield::list(&dm)? {
-            if !seen?.path_active {
-                shield::fail(&dm, &volume)?;
-                println!("{volume}: I/O that finds no path fails");
-            }
-        }
-        Ok(())
-    });
-    match failed.await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("rds-node-agent: {error}");
-            ExitCode::from(FAILED)
-        }
-    }
-}
-
-fn done(printer: &Printer, reply: &VolumeReply) {
-    printer.done(reply);
-}
-
-async fn connect(socket: PathBuf) -> Result<Channel, tonic::transport::Error> {
-    // The URI only gives an authority that HTTP/2 accepts; the connector knows the path.
-    let connector = tower::service_fn(move |_: Uri| {
-        let socket = socket.clone();
-        async move {
-            let stream = tokio::net::UnixStream::connect(socket).await?;
-            Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(stream))
-        }
-    });
-    Endpoint::from_static("http://localhost").connect_with_connector(connector).await
 }

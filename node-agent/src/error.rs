@@ -98,8 +98,36 @@ impl Error {
     }
 }
 
+/// A status travels in HTTP/2 headers, of which a peer takes 16 KiB (hyper's default), and
+/// each byte may become three there. One message that is longer, since it quotes a request's
+/// megabyte of a path, ends the whole connection with every other call on it.
+const MESSAGE_MAX: usize = 2048;
+
+/// A text cut to what fits a status and a line of the log.
+pub(crate) fn bounded(mut text: String) -> String {
+    if text.len() > MESSAGE_MAX {
+        let end = (0..=MESSAGE_MAX).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        text.truncate(end);
+        text.push_str("... (cut)");
+    }
+    text
+}
+
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
-        Self::new(error.code(), error.to_string())
+        Self::new(error.code(), bounded(error.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_quotes_no_megabytes() {
+        let status = Status::from(Error::Invalid("\u{1f4a9}".repeat(70_000)));
+        assert!(status.message().len() < MESSAGE_MAX + 20);
+        assert!(status.message().ends_with("(cut)"));
+        assert_eq!(Status::from(Error::Invalid("short".into())).message(), "short");
     }
 }

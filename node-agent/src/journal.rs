@@ -7,8 +7,10 @@
 //! The kernel (sysfs, device-mapper, mountinfo) is the truth; the journal explains it.
 
 use std::fs::File;
+use std::os::unix::fs::DirBuilderExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -56,6 +58,7 @@ struct Inner {
     sidecar: PathBuf,
     // Serialises change → flush → fsync, so that the sequence number means something.
     sequence: Mutex<u64>,
+    failures: AtomicU64,
 }
 
 /// What opening the journal found out.
@@ -74,7 +77,11 @@ impl Journal {
     /// # Errors
     /// Only if no journal can be made at all (a full or read-only disk).
     pub fn open(state_dir: &Path) -> Result<(Self, Opened)> {
-        std::fs::create_dir_all(state_dir)
+        // For root alone: it tells host NQNs, which open volumes.
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(state_dir)
             .map_err(Error::kernel("create the state directory", state_dir.display()))?;
         let dir = state_dir.join("journal");
         match Self::try_open(state_dir, &dir) {
@@ -97,7 +104,9 @@ impl Journal {
 
     fn try_open(state_dir: &Path, dir: &Path) -> Result<Self, String> {
         // sled may panic on a damaged file; that must not end the agent.
-        let opened = catch_unwind(AssertUnwindSafe(|| sled::Config::new().path(dir).open()));
+        let opened = catch_unwind(AssertUnwindSafe(|| {
+            sled::Config::new().path(dir).cache_capacity(4 << 20).open()
+        }));
         let db = match opened {
             Ok(Ok(db)) => db,
             Ok(Err(e)) => return Err(e.to_string()),
@@ -122,8 +131,15 @@ impl Journal {
             // sled can fall back to an older state without a word (measured).
             return Err(format!("it has rolled back from change {promised} to {sequence}"));
         }
-        let journal =
-            Self { inner: Arc::new(Inner { db, file, sidecar, sequence: Mutex::new(sequence) }) };
+        let journal = Self {
+            inner: Arc::new(Inner {
+                db,
+                file,
+                sidecar,
+                sequence: Mutex::new(sequence),
+                failures: AtomicU64::new(0),
+            }),
+        };
         journal
             .inner
             .db
@@ -139,7 +155,7 @@ impl Journal {
     /// If it may not be there: then the side effect must not happen.
     pub fn put<T: Serialize>(&self, table: Table, key: &str, value: &T) -> Result<()> {
         let bytes = serde_json::to_vec(value).map_err(|e| Error::Journal(e.to_string()))?;
-        self.change(table, |tree| tree.insert(key, bytes).map(|_| ()))
+        self.counted(self.change(table, |tree| tree.insert(key, bytes).map(|_| ())))
     }
 
     /// Removes one record and returns when that is on the disk.
@@ -147,7 +163,7 @@ impl Journal {
     /// # Errors
     /// If it may still be there.
     pub fn remove(&self, table: Table, key: &str) -> Result<()> {
-        self.change(table, |tree| tree.remove(key).map(|_| ()))
+        self.counted(self.change(table, |tree| tree.remove(key).map(|_| ())))
     }
 
     /// Reads one record; `None` if there is none.
@@ -156,7 +172,7 @@ impl Journal {
     /// If it cannot be read or understood, which is not the same as absent.
     pub fn get<T: DeserializeOwned>(&self, table: Table, key: &str) -> Result<Option<T>> {
         let bytes = self.tree(table)?.get(key).map_err(|e| Error::Journal(e.to_string()))?;
-        bytes.map(|b| parse(key, &b)).transpose()
+        self.counted(bytes.map(|b| parse(key, &b)).transpose())
     }
 
     /// All records of a table. Those that cannot be understood are told of and left out.
@@ -208,6 +224,30 @@ impl Journal {
             entries.extend(parse(&String::from_utf8_lossy(&key), &bytes).ok());
         }
         Ok(entries)
+    }
+
+    /// Whether a change would reach the disk, found out by making one that changes nothing.
+    ///
+    /// # Errors
+    /// If it would not.
+    pub fn probe(&self) -> Result<()> {
+        let _turn = self.lock();
+        let same = self.inner.db.insert("schema", &SCHEMA.to_be_bytes());
+        self.counted(same.map_err(|e| Error::Journal(e.to_string())).and_then(|_| self.sync()))
+    }
+
+    /// Reads and writes that failed since the start.
+    #[must_use]
+    pub fn failures(&self) -> u64 {
+        self.inner.failures.load(Ordering::Relaxed)
+    }
+
+    /// Passes a result on, and counts it if it is a failure.
+    pub(crate) fn counted<T>(&self, result: Result<T>) -> Result<T> {
+        if result.is_err() {
+            self.inner.failures.fetch_add(1, Ordering::Relaxed);
+        }
+        result
     }
 
     fn tree(&self, table: Table) -> Result<sled::Tree> {

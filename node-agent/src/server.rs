@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rds_csi_proto::agent::sessions_server::SessionsServer;
@@ -21,10 +22,18 @@ use crate::cli::ServeOptions;
 use crate::error::{Error, Result};
 use crate::journal::{Journal, Opened};
 use crate::kernel::{blocking, process};
+use crate::metrics::health::Health;
+use crate::metrics::process::Process;
+use crate::metrics::rpc::CountCalls;
+use crate::metrics::volumes::Volumes;
+use crate::metrics::{self, Metrics};
 use crate::node::{NodeConfig, NodeService};
+use crate::panics::{self, CatchPanics};
+use crate::session::beat::Board;
 use crate::session::copy::Copies;
 use crate::session::keeper::Keeper;
 use crate::session::rpc::SessionsService;
+use crate::watchdog;
 
 /// Calls that are under way at a stop get this long; sessions are never touched by it.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -37,25 +46,40 @@ const JOURNAL_DEADLINE: Duration = Duration::from_secs(120);
 /// # Errors
 /// If the socket, the journal or the kernel's interfaces cannot be had.
 pub async fn serve(options: ServeOptions) -> Result<()> {
+    panics::install_hook();
     process::prepare_for_write_back();
+    let (metrics, board) = (Arc::new(Metrics::new()?), Board::default());
+    metrics.register(Box::new(Process::new()?))?;
+    let health = Health::new(board.clone());
+    if let Some(address) = options.metrics_addr {
+        tokio::spawn(metrics::server::serve(address, metrics.clone(), health.clone()));
+    }
     let state_dir = options.state_dir.clone();
     let (journal, opened) =
         blocking("open the journal", JOURNAL_DEADLINE, move || Journal::open(&state_dir)).await?;
     if let Opened::SetAside(path, reason) = opened {
         warn!(path = %path.display(), reason, "began with an empty journal");
     }
+    health.journal_opened(journal.clone())?;
     // Beside the socket, in /run: gone with the boot, as the sessions are.
     let run_dir = options.socket.parent().unwrap_or(Path::new("/run/rds-csi"));
     let copies = Copies::new(run_dir.join("sessions"));
-    let keeper = Keeper::start(journal.clone(), copies).await?;
+    let keeper = Keeper::start(journal.clone(), copies, metrics.clone(), board.clone()).await?;
+    metrics.register(Box::new(Volumes::new(keeper.clone(), journal.clone(), board.clone())?))?;
+    health.adopted(keeper.clone());
     let config = NodeConfig::new(options.node_name.clone(), i64::from(options.max_volumes))?;
-    tokio::spawn(watchdog(keeper.clone()));
+    tokio::spawn(watchdog::watch(board));
     let node = NodeService::new(keeper.clone(), journal.clone(), config)?;
     let listener = listen(&options.socket)?;
+    if let Some(group) = &options.socket_group {
+        give_to_group(&options.socket, group);
+    }
 
     let allowed = options.allow_uid.clone();
     let server = Server::builder()
+        .layer(CountCalls(metrics))
         .layer(InterceptorLayer::new(move |request| admit(request, &allowed)))
+        .layer(CatchPanics)
         .add_service(NodeServer::new(node))
         .add_service(SessionsServer::new(SessionsService::new(keeper, journal)))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop_signal());
@@ -98,6 +122,19 @@ fn listen(path: &Path) -> Result<UnixListener> {
     Ok(listener)
 }
 
+/// Lets a group open the socket. Without it the agent still serves root, so that a group
+/// that is missing is no reason to leave volumes without their keeper.
+fn give_to_group(path: &Path, name: &str) {
+    let given = match nix::unistd::Group::from_name(name) {
+        Ok(Some(group)) => nix::unistd::chown(path, None, Some(group.gid)).map_err(Into::into),
+        Ok(None) => Err(io::Error::new(io::ErrorKind::NotFound, "no such group")),
+        Err(error) => Err(error.into()),
+    };
+    if let Err(error) = given {
+        warn!(group = name, %error, "only root can open the socket");
+    }
+}
+
 /// Only root and the users named by `--allow-uid` (the shim's) may speak to the agent:
 /// whoever can make it mount can own the host.
 fn admit(request: Request<()>, allowed: &[u32]) -> Result<Request<()>, Status> {
@@ -108,21 +145,6 @@ fn admit(request: Request<()>, allowed: &[u32]) -> Result<Request<()>, Status> {
             "user id {uid} may not use the node-agent; start it with --allow-uid {uid} if it should"
         ))),
         None => Err(Status::permission_denied("the peer's credentials are not known")),
-    }
-}
-
-/// Tells systemd that the agent is alive: this task runs, and the sweeper goes round. While
-/// either is stuck nobody brings sessions back, and a restart interrupts nothing.
-async fn watchdog(keeper: Keeper) {
-    let Some(limit) = sd_notify::watchdog_enabled() else { return };
-    loop {
-        let age = keeper.sweep_age();
-        if age < limit / 2 {
-            let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
-        } else {
-            warn!(?age, "the sweeper is stuck; systemd is not told that the agent is alive");
-        }
-        tokio::time::sleep(limit / 4).await;
     }
 }
 

@@ -46,6 +46,7 @@ enum Command {
     TableLoad = 9,
     TableClear = 10,
     TableStatus = 12,
+    ListVersions = 13,
     Message = 14,
 }
 
@@ -60,6 +61,7 @@ impl Command {
             Self::TableLoad => "load a table into",
             Self::TableClear => "drop the loaded table of",
             Self::TableStatus => "read the table of",
+            Self::ListVersions => "list the targets of",
             Self::Message => "send a message to",
         }
     }
@@ -89,6 +91,15 @@ pub struct Target {
     pub params: String,
 }
 
+/// A kind of target that the kernel has loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TargetVersion {
+    /// `multipath`
+    pub name: String,
+    /// Major, minor, patch.
+    pub version: [u32; 3],
+}
+
 /// The device-mapper of this host.
 #[derive(Debug)]
 pub struct DeviceMapper {
@@ -116,6 +127,15 @@ impl DeviceMapper {
     pub fn list(&self) -> Result<Vec<(String, DeviceNumber)>> {
         let buffer = self.call(Command::ListDevices, "", "", 0, &[], 0)?;
         Ok(parse_name_list(buffer.payload()))
+    }
+
+    /// The targets that are loaded.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn target_versions(&self) -> Result<Vec<TargetVersion>> {
+        let buffer = self.call(Command::ListVersions, "", "", 0, &[], 0)?;
+        Ok(parse_versions(&buffer.payload()))
     }
 
     /// Makes a device without a table.
@@ -368,6 +388,21 @@ fn parse_target(payload: &[u8]) -> Option<Target> {
     })
 }
 
+/// `struct dm_target_versions`: offset of the next one (4, 0 at the end), version (3 × 4),
+/// name.
+fn parse_versions(payload: &[u8]) -> Vec<TargetVersion> {
+    let mut versions = Vec::new();
+    let mut rest = payload;
+    while let Some(name) = rest.get(16..).map(text).filter(|name| !name.is_empty()) {
+        versions.push(TargetVersion { name, version: [4, 8, 12].map(|at| u32_of(rest, at)) });
+        match u32_of(rest, 0) {
+            0 => break,
+            next => rest = rest.get(next as usize..).unwrap_or_default(),
+        }
+    }
+    versions
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -384,6 +419,21 @@ mod tests {
         let list = parse_name_list(&payload);
         assert_eq!(list.len(), 2);
         assert_eq!(list[1], ("rds-b".into(), DeviceNumber { major: 253, minor: 300 }));
+    }
+
+    #[test]
+    fn target_versions_are_walked_to_their_end() {
+        let mut payload = vec![0u8; 64];
+        put(&mut payload, 0, &32u32.to_ne_bytes());
+        put(&mut payload, 4, &[1, 0, 0, 0, 14, 0, 0, 0, 2, 0, 0, 0]);
+        put(&mut payload, 16, b"multipath\0");
+        put(&mut payload, 36, &[1, 0, 0, 0, 8]);
+        put(&mut payload, 48, b"linear\0");
+        let versions = parse_versions(&payload);
+        assert_eq!(versions.len(), 2);
+        assert_eq!((versions[0].name.as_str(), versions[0].version), ("multipath", [1, 14, 2]));
+        assert_eq!((versions[1].name.as_str(), versions[1].version), ("linear", [1, 8, 0]));
+        assert!(parse_versions(&[0; 20]).is_empty());
     }
 
     #[test]

@@ -3,9 +3,12 @@
 
 pub mod blockdev;
 pub mod blocking;
+pub mod clock;
 pub mod dm;
 pub mod fabrics;
 pub mod ioctl;
+pub mod iostat;
+pub mod known;
 pub mod mounts;
 pub mod probe;
 pub mod process;

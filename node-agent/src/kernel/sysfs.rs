@@ -89,10 +89,9 @@ pub fn controllers() -> Result<Vec<Controller>> {
     controllers_in(Path::new("/sys"))
 }
 
-fn controllers_in(sys: &Path) -> Result<Vec<Controller>> {
+pub(super) fn controllers_in(sys: &Path) -> Result<Vec<Controller>> {
     let mut found = Vec::new();
-    // The class appears with the nvme_core module: without it there are no controllers.
-    for (name, dir) in entries(&sys.join("class/nvme"))?.unwrap_or_default() {
+    for (name, dir) in controllers_listed(sys)? {
         if let Some(controller) = controller(sys, name, &dir)? {
             found.push(controller);
         }
@@ -101,8 +100,14 @@ fn controllers_in(sys: &Path) -> Result<Vec<Controller>> {
     Ok(found)
 }
 
+/// Names and directories of all controllers, ours or not.
+pub(super) fn controllers_listed(sys: &Path) -> Result<Vec<(String, PathBuf)>> {
+    // The class appears with the nvme_core module: without it there are no controllers.
+    Ok(entries(&sys.join("class/nvme"))?.unwrap_or_default())
+}
+
 /// One controller; `None` if it is not a fabrics controller over TCP, or is gone by now.
-fn controller(sys: &Path, name: String, dir: &Path) -> Result<Option<Controller>> {
+pub(super) fn controller(sys: &Path, name: String, dir: &Path) -> Result<Option<Controller>> {
     // Only those over TCP are ever ours; PCIe ones are the host's disks.
     if attribute(dir, "transport")?.as_deref() != Some("tcp") {
         return Ok(None);
@@ -143,6 +148,14 @@ fn namespace_of(sys: &Path, controller: &Path) -> Result<Option<Namespace>> {
         }
     }
     Ok(None)
+}
+
+/// Where the controller has this namespace: the directory of the namespace itself, or with
+/// native multipath that of the path to it.
+pub(super) fn path_of(controller: &Path, namespace: &Namespace) -> Option<PathBuf> {
+    let is_it = |name: &str| head_name(name).is_some_and(|head| head == namespace.name);
+    let found = entries(controller).ok()??.into_iter().find(|(name, _)| is_it(name));
+    found.map(|(_, dir)| dir)
 }
 
 /// `nvme0n1` → itself; `nvme2c0n1` → `nvme2n1`; anything else is no namespace.

@@ -19,11 +19,20 @@ const RETRY: Duration = Duration::from_secs(5);
 /// Room for the events of a few hundred devices that come and go at once.
 const RECEIVE_BUFFER: usize = 8 << 20;
 
+/// Why somebody should look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sign {
+    /// Something happened to a device.
+    Event,
+    /// Listening failed, so anything may have happened.
+    Gap,
+}
+
 /// Calls `wake` for every event on an NVMe controller or block device, for ever.
 ///
 /// # Errors
 /// If the thread cannot be started.
-pub fn listen(wake: impl Fn() + Send + 'static) -> io::Result<()> {
+pub fn listen(wake: impl Fn(Sign) + Send + 'static) -> io::Result<()> {
     thread::Builder::new().name("udev".into()).spawn(move || {
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
@@ -36,15 +45,14 @@ pub fn listen(wake: impl Fn() + Send + 'static) -> io::Result<()> {
             if let Err(error) = runtime.block_on(stream(&wake)) {
                 warn!(%error, "udev events failed; listening again");
             }
-            // After a gap anything may have happened.
-            wake();
+            wake(Sign::Gap);
             thread::sleep(RETRY);
         }
     })?;
     Ok(())
 }
 
-async fn stream(wake: &impl Fn()) -> io::Result<()> {
+async fn stream(wake: &impl Fn(Sign)) -> io::Result<()> {
     let monitor = MonitorBuilder::new()?
         .match_subsystem("nvme")?
         .match_subsystem("nvme-subsystem")?
@@ -62,7 +70,7 @@ async fn stream(wake: &impl Fn()) -> io::Result<()> {
     while let Some(event) = events.next().await {
         let event = event?;
         debug!(kind = %event.event_type(), device = ?event.sysname(), "udev");
-        wake();
+        wake(Sign::Event);
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ mod busy;
 mod decide;
 mod expand;
 mod format;
-mod locks;
+pub(crate) mod locks;
 mod options;
 mod paths;
 mod publish;
@@ -25,6 +25,8 @@ mod stats;
 mod unpublish;
 mod unstage;
 
+#[cfg(test)]
+mod fuzz_tests;
 #[cfg(all(test, feature = "kernel-tests"))]
 mod tests;
 

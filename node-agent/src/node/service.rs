@@ -21,7 +21,7 @@ use super::record::Records;
 use super::request::{PublishRequest, StageRequest, known_volume_id, present, volume_id};
 use super::sessions::Sessions;
 use super::{Node, expand, publish, stage, stats, unpublish, unstage};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, bounded};
 use crate::journal::Journal;
 use crate::session::keeper::Keeper;
 
@@ -91,13 +91,16 @@ impl<S: Sessions> NodeService<S> {
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        let span = info_span!("csi", rpc, volume);
+        // Not checked yet, so it may be of any length.
+        let span = info_span!("csi", rpc, volume = bounded(volume.to_owned()));
         let call = call(Arc::clone(&self.node)).instrument(span.clone());
         match tokio::spawn(call).await {
             Ok(Ok(response)) => Ok(Response::new(response)),
             Ok(Err(error)) => {
-                span.in_scope(|| warn!(code = ?error.code(), %error, "failed"));
-                Err(error.into())
+                let status = Status::from(error);
+                let error = status.message();
+                span.in_scope(|| warn!(code = ?status.code(), error, "failed"));
+                Err(status)
             }
             Err(panic) => {
                 span.in_scope(|| tracing::error!(%panic, "the call panicked"));

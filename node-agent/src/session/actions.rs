@@ -14,7 +14,10 @@ use crate::kernel::fabrics::Held;
 use crate::kernel::refusal::Answer;
 use crate::kernel::sysfs::{self, ControllerState, Namespace};
 use crate::kernel::{blocking, fabrics, refusal};
+use crate::metrics::Metrics;
+use crate::metrics::labels::Attempt;
 
+use super::cause;
 use super::content::{self, Samples, Verdict};
 use super::machine::{Action, ConnectFailure, Outcome};
 use super::portal::Portals;
@@ -50,6 +53,7 @@ pub(super) struct Context {
     /// Bounds how many volumes connect at once: after an outage of the appliance all of
     /// them want to.
     pub(super) connects: Arc<Semaphore>,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 /// Does it, and says how it ended.
@@ -118,6 +122,8 @@ async fn connect(context: Context) -> Result<(), ConnectFailure> {
     let watched = context.portals.watch(portal.socket_addr());
     if let Err(error) = watched.answers(PROBE_DEADLINE).await {
         let closed = error.kind() == io::ErrorKind::ConnectionRefused;
+        let outcome = if closed { Attempt::PortClosed } else { Attempt::Unreachable };
+        context.metrics.attempted(outcome);
         return Err(refuse(format!("the portal {portal} does not answer: {error}"), closed));
     }
     // Only now: volumes of an appliance that is away must not hold up those of another.
@@ -130,6 +136,7 @@ async fn connect(context: Context) -> Result<(), ConnectFailure> {
     });
     match connected.await {
         Ok(instance) => {
+            context.metrics.attempted(Attempt::Connected);
             info!(volume = %context.spec.volume, controller = format!("nvme{instance}"), "connected");
             Ok(())
         }
@@ -137,16 +144,20 @@ async fn connect(context: Context) -> Result<(), ConnectFailure> {
         Err(Error::Kernel { source, .. })
             if matches!(source.raw_os_error(), Some(libc::EALREADY | libc::EEXIST)) =>
         {
+            context.metrics.attempted(Attempt::Existed);
             Ok(())
         }
         // What the kernel says to every NVMe status: only the target knows which it was.
         Err(Error::Kernel { source, .. }) if source.raw_os_error() == Some(libc::EIO) => {
             drop(permit);
-            Err(ask(&context.spec).await.and_then(refused).unwrap_or_else(|| {
+            let answer = ask(&context.spec).await;
+            context.metrics.attempted(cause::of_answer(answer));
+            Err(answer.and_then(refused).unwrap_or_else(|| {
                 refuse(format!("the target refused to connect: {source}"), false)
             }))
         }
         Err(error) => {
+            context.metrics.attempted(cause::of_error(&error));
             let closed = matches!(&error, Error::Kernel { source, .. }
                 if source.kind() == io::ErrorKind::ConnectionRefused);
             Err(refuse(error.to_string(), closed))

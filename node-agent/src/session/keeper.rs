@@ -12,14 +12,18 @@ use tracing::{error, info, warn};
 use crate::error::{Error, Result};
 use crate::journal::{Journal, Table};
 use crate::kernel::dm::DeviceMapper;
-use crate::kernel::{blocking, sysfs, udev};
+use crate::kernel::udev::{self, Sign};
+use crate::kernel::{blocking, sysfs};
+use crate::metrics::Metrics;
+use crate::metrics::labels::Adopted;
 
+use super::beat::Board;
 use super::content::Samples;
 use super::copy::Copies;
 use super::machine::{Config, Event, Machine};
 use super::portal::Portals;
 use super::record::{Phase, SessionRecord, TransitionRecord};
-use super::sweeper::{self, Pulse};
+use super::sweeper::{self, Sweep, Waker};
 use super::task::{Command, Shared, Task};
 use super::{Attached, Content, SessionSpec, SessionView, shield};
 
@@ -40,7 +44,6 @@ pub struct Keeper {
 struct Inner {
     shared: Shared,
     boot_id: String,
-    pulse: Pulse,
     volumes: Mutex<HashMap<VolumeId, Handle>>,
 }
 
@@ -57,11 +60,15 @@ impl Keeper {
     ///
     /// # Errors
     /// If the kernel cannot be asked for its boot id, or a thread cannot be started.
-    pub async fn start(journal: Journal, copies: Copies) -> Result<Self> {
+    pub async fn start(
+        journal: Journal,
+        copies: Copies,
+        metrics: Arc<Metrics>,
+        board: Board,
+    ) -> Result<Self> {
         let boot_id = sysfs::boot_id()?;
-        let (sweeps, waker, pulse) = sweeper::start()?;
-        let events = waker.clone();
-        udev::listen(move || events.wake()).map_err(Error::kernel("start", "the udev thread"))?;
+        let (sweeps, waker) = sweeper::start(metrics.clone(), board.join("the sweeper"))?;
+        listen(waker.clone(), metrics.clone())?;
         let (transitions, _) = broadcast::channel(WATCH_LAG);
         let shared = Shared {
             journal,
@@ -72,16 +79,20 @@ impl Keeper {
             connects: Arc::new(Semaphore::new(CONNECTS)),
             transitions,
             epoch: Instant::now(),
+            metrics,
+            board,
         };
         remember_transitions(&shared)?;
         let keeper = Self {
-            inner: Arc::new(Inner { shared, boot_id, pulse, volumes: Mutex::new(HashMap::new()) }),
+            inner: Arc::new(Inner { shared, boot_id, volumes: Mutex::new(HashMap::new()) }),
         };
         keeper.adopt().await?;
         Ok(keeper)
     }
 
     async fn adopt(&self) -> Result<()> {
+        let metrics = &self.inner.shared.metrics;
+        metrics.adoption_begins();
         let journal = self.inner.shared.journal.clone();
         let records = blocking("read the journal", JOURNAL_DEADLINE, move || {
             journal.all::<SessionRecord>(Table::Sessions)
@@ -92,9 +103,11 @@ impl Keeper {
             known.insert(record.spec.volume.clone());
             if record.boot_id == self.inner.boot_id {
                 info!(volume = %record.spec.volume, "taking over a session");
+                metrics.adopted(Adopted::Journal);
                 self.spawn(record);
             } else {
                 info!(volume = %record.spec.volume, "forgetting a session of an earlier boot");
+                metrics.adopted(Adopted::EarlierBoot);
                 let journal = self.inner.shared.journal.clone();
                 blocking("write the journal", JOURNAL_DEADLINE, move || {
                     journal.remove(Table::Sessions, &key)
@@ -132,10 +145,12 @@ impl Keeper {
                 continue;
             }
             warn!(volume = %spec.volume, "the journal lost this session; it is taken over from its copy");
+            self.inner.shared.metrics.adopted(Adopted::Copy);
             self.write(&record).await?;
             self.spawn(record);
         }
         for volume in shields.iter().filter(|v| self.handle(v).is_none()) {
+            self.inner.shared.metrics.adopted(Adopted::UnknownShield);
             error!(%volume, "a shield of which nothing is known: I/O on it works while its session does, but nobody reconnects it; unmount it and stage the volume anew");
         }
         Ok(())
@@ -335,10 +350,16 @@ impl Keeper {
             .await
     }
 
-    /// How long the sweeper's present round has lasted: long means stuck.
+    /// The newest look at the kernel, once there is one.
     #[must_use]
-    pub fn sweep_age(&self) -> Duration {
-        self.inner.pulse.age()
+    pub fn sweep(&self) -> Option<Arc<Sweep>> {
+        self.inner.shared.sweeps.borrow().clone()
+    }
+
+    /// Volumes that are connecting at this moment.
+    #[must_use]
+    pub fn connects_under_way(&self) -> usize {
+        CONNECTS.saturating_sub(self.inner.shared.connects.available_permits())
     }
 
     /// This boot's identity.
@@ -369,6 +390,18 @@ impl Keeper {
     }
 }
 
+/// Has events on devices wake the sweeper.
+fn listen(waker: Waker, metrics: Arc<Metrics>) -> Result<()> {
+    udev::listen(move |sign| {
+        match sign {
+            Sign::Event => metrics.udev_event(),
+            Sign::Gap => metrics.udev_restart(),
+        }
+        waker.wake();
+    })
+    .map_err(Error::kernel("start", "the udev thread"))
+}
+
 /// Writes the history, off the sessions' way: it explains, and nothing waits for it.
 fn remember_transitions(shared: &Shared) -> Result<()> {
     let mut transitions = shared.transitions.subscribe();
@@ -379,9 +412,9 @@ fn remember_transitions(shared: &Shared) -> Result<()> {
             loop {
                 match transitions.blocking_recv() {
                     Ok(entry) => {
-                        if let Err(error) =
-                            journal.remember(entry.volume.as_str(), entry.at_unix_ms, &entry)
-                        {
+                        let kept =
+                            journal.remember(entry.volume.as_str(), entry.at_unix_ms, &entry);
+                        if let Err(error) = journal.counted(kept) {
                             warn!(%error, "the history lacks a transition");
                         }
                     }

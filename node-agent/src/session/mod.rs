@@ -4,6 +4,8 @@
 //! it and carries out what it asks for; [`shield`] is the device that holds I/O.
 
 mod actions;
+pub mod beat;
+mod cause;
 pub mod content;
 pub mod copy;
 pub mod keeper;
@@ -12,8 +14,11 @@ mod portal;
 pub mod record;
 pub mod rpc;
 pub mod shield;
+pub mod stall;
+pub mod stalls;
 pub mod sweeper;
 mod task;
+mod telemetry;
 
 use std::path::PathBuf;
 

@@ -13,14 +13,17 @@ use crate::journal::{Journal, Table, now_unix_ms};
 use crate::kernel::dm::DeviceMapper;
 use crate::kernel::fabrics::Held;
 use crate::kernel::{blocking, sysfs};
+use crate::metrics::Metrics;
 
 use super::actions::{self, Context, DELETE_DEADLINE};
+use super::beat::{Beat, Board};
 use super::content::{self, Samples};
 use super::copy::Copies;
 use super::machine::{Action, Event, Machine, Millis, Observation, Outcome, PortalSeen};
 use super::portal::{Portals, Watched};
 use super::record::{Phase, SessionRecord, TransitionRecord, state_name};
 use super::sweeper::{Sweep, Waker};
+use super::telemetry::Telemetry;
 use super::{Attached, Content, SessionView, shield};
 
 /// How often a raw volume is sampled while it is healthy, and how often that is written
@@ -29,6 +32,8 @@ const SAMPLE_EVERY: Duration = Duration::from_secs(10);
 const SAMPLE_JOURNAL_EVERY: Duration = Duration::from_secs(60);
 /// sled's own work plus an fsync on a slow disk.
 const JOURNAL_DEADLINE: Duration = Duration::from_secs(30);
+/// A word to the kernel that it answers at once.
+const WORD_DEADLINE: Duration = Duration::from_secs(5);
 /// Nothing to wait for: sweeps come every second anyway.
 const IDLE: Millis = 1_000;
 
@@ -53,6 +58,8 @@ pub(super) struct Shared {
     pub(super) transitions: broadcast::Sender<TransitionRecord>,
     /// The zero of the machines' clock.
     pub(super) epoch: Instant,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) board: Board,
 }
 
 impl Shared {
@@ -73,6 +80,8 @@ pub(super) struct Task {
     sampled_at: Option<Instant>,
     sample_journalled_at: Option<Instant>,
     sampling: Option<oneshot::Receiver<Samples>>,
+    telemetry: Telemetry,
+    beat: Beat,
     /// The portal, while the session is lost.
     portal: Option<(Arc<Watched>, watch::Receiver<Option<PortalSeen>>)>,
 }
@@ -85,7 +94,11 @@ impl Task {
         commands: mpsc::Receiver<Command>,
         show: watch::Sender<SessionView>,
     ) -> Self {
+        let telemetry = Telemetry::new(shared.metrics.clone(), &record.spec, &machine);
+        let beat = shared.board.join(record.spec.volume.as_str());
         Self {
+            telemetry,
+            beat,
             shared,
             record,
             machine,
@@ -102,9 +115,16 @@ impl Task {
 
     /// Runs until the volume is detached or the agent ends.
     pub(super) async fn run(mut self) {
+        self.go_round().await;
+        // Not on a panic: then nobody looks after the volume, and the watchdog should know.
+        self.beat.end();
+    }
+
+    async fn go_round(&mut self) {
         let mut sweeps = self.shared.sweeps.clone();
         self.shared.waker.wake();
         loop {
+            self.beat.round();
             let now = self.shared.millis(Instant::now());
             let pause = self.machine.wake_at(now).map_or(IDLE, |at| at - now).min(IDLE);
             let event = tokio::select! {
@@ -178,6 +198,7 @@ impl Task {
             _ => None,
         };
         let now = self.shared.millis(Instant::now());
+        self.telemetry.before(&event);
         let action = self.machine.step(event, now);
         self.watch_portal();
         self.publish(shield);
@@ -210,6 +231,7 @@ impl Task {
             samples: self.record.samples.clone(),
             portals: self.shared.portals.clone(),
             connects: self.shared.connects.clone(),
+            metrics: self.shared.metrics.clone(),
         };
         let (send, receive) = oneshot::channel();
         self.outcome = Some(receive);
@@ -223,6 +245,7 @@ impl Task {
         let volume = self.record.spec.volume.clone();
         let now = now_unix_ms();
         let changes = self.machine.take_changes();
+        self.telemetry.after(&changes, &self.machine);
         for change in &changes {
             let (from, to) = (state_name(change.from), state_name(change.to));
             match change.to {
@@ -312,7 +335,7 @@ impl Task {
                     Some(name) => {
                         let (target, nqn) = (name.clone(), self.record.spec.nqn.clone());
                         let gone = format!("{name} is gone by now; see the volume's status");
-                        blocking("rescan", Duration::from_secs(5), move || {
+                        self.step("rescan", WORD_DEADLINE, move || {
                             let held = Held::find(&target, nqn.as_str())?;
                             held.ok_or(Error::Precondition(gone))?.rescan()
                         })
@@ -327,7 +350,7 @@ impl Task {
             Command::Fail(reply) if self.outcome.is_some() => {
                 // The action under way may be stuck on the very I/O that is to fail.
                 let volume = self.record.spec.volume.clone();
-                let result = blocking("fail queued I/O", Duration::from_secs(5), move || {
+                let result = self.step("fail queued I/O", WORD_DEADLINE, move || {
                     shield::fail(&DeviceMapper::open()?, &volume)
                 });
                 let _ = reply.send(result.await);
@@ -355,10 +378,21 @@ impl Task {
         }
     }
 
+    /// A call that the task waits for; the watchdog knows until when.
+    async fn step<T: Send + 'static>(
+        &self,
+        what: impl Into<String>,
+        deadline: Duration,
+        call: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.beat.busy(deadline);
+        blocking(what, deadline, call).await
+    }
+
     async fn write_record(&self) -> Result<()> {
         self.shared.copies.write(&self.record);
         let (journal, record) = (self.shared.journal.clone(), self.record.clone());
-        blocking("write the journal", JOURNAL_DEADLINE, move || {
+        self.step("write the journal", JOURNAL_DEADLINE, move || {
             journal.put(Table::Sessions, record.spec.volume.as_str(), &record)
         })
         .await
@@ -419,6 +453,7 @@ impl Task {
         // An action under way could make the controller that is about to be deleted.
         while self.outcome.is_some() {
             let left = deadline.saturating_duration_since(Instant::now());
+            self.beat.busy(left);
             let outcome =
                 tokio::time::timeout(left, received(&mut self.outcome)).await.map_err(|_| {
                     Error::Timeout {
@@ -432,7 +467,7 @@ impl Task {
         }
         let left = || deadline.saturating_duration_since(Instant::now());
         let id = volume.clone();
-        blocking("remove the shield", left(), move || shield::remove(&DeviceMapper::open()?, &id))
+        self.step("remove the shield", left(), move || shield::remove(&DeviceMapper::open()?, &id))
             .await?;
         // From here on there is no way back: the volume has no users.
         self.record.phase = Phase::Detaching;
@@ -440,7 +475,7 @@ impl Task {
         let nqn = self.record.spec.nqn.clone();
         for controller in self.controllers().await? {
             info!(%volume, controller = controller.name, "disconnecting");
-            let delete = blocking(
+            let delete = self.step(
                 format!("delete {}", controller.name),
                 left().min(DELETE_DEADLINE),
                 move || {
@@ -464,7 +499,7 @@ impl Task {
             )));
         }
         let (journal, id) = (self.shared.journal.clone(), volume.clone());
-        blocking("write the journal", JOURNAL_DEADLINE, move || {
+        self.step("write the journal", JOURNAL_DEADLINE, move || {
             journal.remove(Table::Sessions, id.as_str())
         })
         .await?;
@@ -476,7 +511,7 @@ impl Task {
     /// The subsystem's controllers, read now.
     async fn controllers(&self) -> Result<Vec<sysfs::Controller>> {
         let nqn = self.record.spec.nqn.clone();
-        blocking("look at sysfs", Duration::from_secs(5), move || {
+        self.step("look at sysfs", WORD_DEADLINE, move || {
             Ok(sysfs::controllers()?.into_iter().filter(|c| c.nqn == nqn.as_str()).collect())
         })
         .await

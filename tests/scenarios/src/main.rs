@@ -8,19 +8,28 @@
 //! - [`csi`] makes the calls that kubelet and the sidecars would make;
 //! - [`writer`] is the pod: it appends checksummed records and reports each one;
 //! - [`faults`] takes the session away;
-//! - [`demo`], [`fencing`], [`refusals`] and [`matrix`] are the stories; [`report`] tells
-//!   them.
+//! - [`demo`], [`fencing`], [`refusals`], [`doctor`], [`hostile`] and [`matrix`]
+//!   are the stories; [`report`] tells them.
+//! - [`packages`] and [`poweroff`] are about the agent as installed, in a guest whose
+//!   process 1 is [`systemd`];
+//! - [`fleet`] is about many volumes at once;
 
 mod bench;
 mod csi;
 mod demo;
+mod doctor;
 mod faults;
 mod fencing;
+mod fleet;
+mod hostile;
 mod matrix;
+mod packages;
+mod poweroff;
 mod process;
 mod refusals;
 mod report;
 mod stack;
+mod systemd;
 mod writer;
 
 use std::path::PathBuf;
@@ -46,6 +55,13 @@ enum Command {
     Fencing,
     /// Bad input and missing parts: each refused with the right code and a remedy.
     Refusals,
+    /// The doctor on a healthy host and on broken ones, and the agent's command line.
+    Doctor,
+    /// Other users, and random requests, on the agent's socket.
+    Hostile,
+    /// Asks an agent's services for something harmless, and prints the codes of the answers.
+    #[command(hide = true)]
+    Knock { socket: PathBuf },
     /// Recovery times, the shield's cost and the shim's, each beside something else.
     Bench {
         /// Only these.
@@ -66,6 +82,15 @@ enum Command {
         #[arg(required = true)]
         runs: Vec<PathBuf>,
     },
+    /// The packages' whole life on a host: install, upgrade, crash, remove.
+    Packages(packages::Options),
+    /// Shuts the guest down with volumes in use; tests/packages.sh judges what is left.
+    Poweroff(poweroff::Options),
+    /// Many volumes lost at once: recovery, connections, the agent's memory and idle CPU.
+    Fleet,
+    /// How fast this machine is at what an idle agent does; for RDS_HOST_SPEED in a guest.
+    #[command(hide = true)]
+    Speed,
     /// The pod of the scenarios: writes records until it is told to stop.
     #[command(hide = true)]
     Writer {
@@ -85,6 +110,18 @@ fn main() -> ExitCode {
     }
     if let Command::MatrixTable { date, runs } = &cli.command {
         return matrix::table::print(date, runs);
+    }
+    if let Command::Speed = cli.command {
+        return match fleet::speed() {
+            Ok((read, compute)) => {
+                println!("{read:.1},{compute:.3}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                eprintln!("rds-scenario: {error:#}");
+                ExitCode::FAILURE
+            }
+        };
     }
     if std::env::var_os("RDS_VM").is_none() {
         eprintln!(
@@ -111,8 +148,14 @@ fn main() -> ExitCode {
             Command::Fencing => fencing::run().await,
             Command::Refusals => refusals::run().await,
             Command::Bench { only, rounds } => bench::run(&only, rounds).await,
+            Command::Doctor => doctor::run().await,
+            Command::Hostile => hostile::run().await,
+            Command::Knock { socket } => hostile::knock(&socket).await,
+            Command::Packages(options) => packages::run(&options).await,
+            Command::Poweroff(options) => poweroff::run(&options).await,
+            Command::Fleet => fleet::run().await,
             Command::Matrix(options) => matrix::run(options).await,
-            Command::Writer { .. } | Command::MatrixTable { .. } => false,
+            Command::Writer { .. } | Command::MatrixTable { .. } | Command::Speed => false,
         }
     });
     runtime.shutdown_background();

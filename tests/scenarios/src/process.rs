@@ -75,6 +75,10 @@ impl Daemon {
         String::from_utf8_lossy(&log[start..]).lines().any(|l| l.trim() == line)
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
         let pid = i32::try_from(self.child.id())?;
         kill(Pid::from_raw(pid), signal).with_context(|| format!("signal {}", self.name))

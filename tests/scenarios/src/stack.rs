@@ -5,6 +5,7 @@
 //! worker that knows no other.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -20,6 +21,8 @@ pub(crate) const APPLIANCE: &str = "10.99.0.2";
 const NODE: &str = "10.99.0.1/24";
 pub(crate) const REST_PORT: u16 = 8443;
 pub(crate) const NODE_NAME: &str = "node-1";
+/// Where the agent serves its metrics.
+pub(crate) const METRICS: &str = "127.0.0.1:9809";
 /// Emulated guests are slow to start programs over 9p.
 const START: Duration = Duration::from_secs(60);
 /// A daemon that was told to end.
@@ -55,25 +58,42 @@ impl Stack {
     }
 
     /// The same with another agent.
-    pub(crate) async fn start_with(agent_options: AgentOptions) -> Result<Self> {
+    pub(crate) async fn start_with(options: AgentOptions) -> Result<Self> {
+        Self::begin(options, None).await
+    }
+
+    /// The same around an agent that is installed in the guest, and not ours to start.
+    pub(crate) async fn start_around(installed: &Path) -> Result<Self> {
+        Self::begin(AgentOptions::usual()?, Some(installed)).await
+    }
+
+    async fn begin(agent_options: AgentOptions, installed: Option<&Path>) -> Result<Self> {
         let dir = PathBuf::from("/scratch/rds");
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(dir.join("credentials"))?;
-        let _ = fs::remove_dir_all(&agent_options.state_dir);
         let _ = fs::remove_dir_all("/var/lib/kubelet");
         network()?;
-        udev_rules()?;
+        if installed.is_none() {
+            let _ = fs::remove_dir_all(&agent_options.state_dir);
+            udev_rules()?;
+        }
         let appliance = Self::start_appliance(&dir).await?;
         fs::write(dir.join("credentials/username"), "admin")?;
         fs::copy(dir.join("sim/password"), dir.join("credentials/password"))?;
         fs::copy(dir.join("sim/cert.pem"), dir.join("credentials/ca.crt"))?;
         let controller =
             Self::start_controller(&dir, &dir.join("credentials"), "controller.sock").await?;
-        let agent = Self::start_agent(&dir, &agent_options).await?;
+        let agent = match installed {
+            None => Some(Self::start_agent(&dir, &agent_options).await?),
+            Some(socket) => {
+                symlink(socket, agent_socket(&dir))?;
+                None
+            }
+        };
         let mut shim =
             Daemon::start("shim", Self::shim_command(&dir, &agent_socket(&dir), "csi.sock")?)?;
         socket_up(&mut shim, &dir.join("csi.sock"), START).await?;
-        Ok(Self { dir, agent_options, appliance, controller, agent: Some(agent), shim })
+        Ok(Self { dir, agent_options, appliance, controller, agent, shim })
     }
 
     async fn start_appliance(dir: &Path) -> Result<Daemon> {
@@ -133,7 +153,12 @@ impl Stack {
             .arg(agent_socket(dir))
             .arg("--state-dir")
             .arg(&options.state_dir)
-            .env("RDS_CSI_LOG", "info,rds_node_agent=debug,rds_node_agent::session::sweeper=trace");
+            .args(["--metrics-addr", METRICS]);
+        // As the package runs it, where that is what is measured.
+        if std::env::var_os("RDS_CSI_LOG").is_none() {
+            let log = "info,rds_node_agent=debug,rds_node_agent::session::sweeper=trace";
+            command.env("RDS_CSI_LOG", log);
+        }
         let mut daemon = Daemon::start("agent", command)?;
         socket_up(&mut daemon, &agent_socket(dir), START).await?;
         Ok(daemon)
@@ -148,6 +173,11 @@ impl Stack {
             .arg(agent)
             .args(["--node-name", NODE_NAME, "--no-registration", "--no-kubernetes"]);
         Ok(command)
+    }
+
+    /// The agent's process.
+    pub(crate) fn agent_pid(&self) -> Result<u32> {
+        Ok(self.agent.as_ref().context("no agent runs")?.pid())
     }
 
     /// SIGKILL to the agent.

@@ -153,6 +153,10 @@ impl Writer {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn last(&self) -> u64 {
         self.seen().last
     }
