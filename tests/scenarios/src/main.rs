@@ -8,7 +8,8 @@
 //! - [`csi`] makes the calls that kubelet and the sidecars would make;
 //! - [`writer`] is the pod: it appends checksummed records and reports each one;
 //! - [`faults`] takes the session away;
-//! - [`demo`], [`fencing`], [`refusals`], [`doctor`] and [`hostile`] are the stories; [`report`] tells them.
+//! - [`demo`], [`fencing`], [`refusals`], [`doctor`], [`hostile`] and [`matrix`]
+//!   are the stories; [`report`] tells them.
 //! - [`packages`] and [`poweroff`] are about the agent as installed, in a guest whose
 //!   process 1 is [`systemd`];
 //! - [`fleet`] is about many volumes at once;
@@ -24,6 +25,7 @@ mod faults;
 mod fencing;
 mod fleet;
 mod hostile;
+mod matrix;
 mod packages;
 mod poweroff;
 mod process;
@@ -85,6 +87,17 @@ enum Command {
         #[arg(long, default_value_t = 9)]
         rounds: u32,
     },
+    /// Every fault there is, on ext4, xfs and raw block at once, in one boot.
+    Matrix(matrix::Options),
+    /// Makes docs/fault-matrix.md of what runs of `matrix` have written; runs anywhere.
+    #[command(hide = true)]
+    MatrixTable {
+        /// The day of the runs.
+        #[arg(long)]
+        date: String,
+        #[arg(required = true)]
+        runs: Vec<PathBuf>,
+    },
     /// The packages' whole life on a host: install, upgrade, crash, remove.
     Packages(packages::Options),
     /// Shuts the guest down with volumes in use; tests/packages.sh judges what is left.
@@ -101,13 +114,18 @@ enum Command {
         path: PathBuf,
         #[arg(long)]
         block: bool,
+        #[command(flatten)]
+        pace: writer::Pace,
     },
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Command::Writer { path, block } = cli.command {
-        return writer::child(&path, block);
+    if let Command::Writer { path, block, pace } = cli.command {
+        return writer::child(&path, block, pace);
+    }
+    if let Command::MatrixTable { date, runs } = &cli.command {
+        return matrix::table::print(date, runs);
     }
     if let Command::Speed = cli.command {
         return match fleet::speed() {
@@ -157,7 +175,8 @@ fn main() -> ExitCode {
             Command::Packages(options) => packages::run(&options).await,
             Command::Poweroff(options) => poweroff::run(&options).await,
             Command::Fleet => fleet::run().await,
-            Command::Writer { .. } | Command::Speed => false,
+            Command::Matrix(options) => matrix::run(options).await,
+            Command::Writer { .. } | Command::MatrixTable { .. } | Command::Speed => false,
         }
     });
     runtime.shutdown_background();
