@@ -4,7 +4,7 @@
 //! In a normal build [`point`] is empty. With the feature `crash-points`, the environment
 //! variable `RDS_CSI_CRASH_AT=NAME[:N][,NAME[:N]...]` makes the process SIGKILL itself when it
 //! passes one of the named points for the N-th time; `tests/scenarios` does that for each
-//! name in [`POINTS`], under file systems and raw volumes.
+//! name in [`POINTS`], under file systems and raw volumes. `NAME!` panics there instead.
 
 /// Every point, in the order in which a volume's life passes them.
 pub const POINTS: &[&str] = &[
@@ -61,6 +61,9 @@ pub fn point(_name: &'static str) {}
 /// Passes a point, and ends here if that was asked for.
 #[cfg(feature = "crash-points")]
 pub fn point(name: &'static str) {
+    if armed::is_due(&format!("{name}!")) {
+        panic!("as asked for at {name}");
+    }
     if armed::is_due(name) {
         // To the log, for whoever reads the test's results; not through tracing, which may
         // hold a lock that this thread has.

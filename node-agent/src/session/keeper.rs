@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rds_csi_proto::agent::State;
 use rds_csi_proto::ids::VolumeId;
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use crate::crash;
@@ -32,6 +33,9 @@ use super::{Attached, Content, SessionSpec, SessionView, shield};
 const CONNECTS: usize = 8;
 /// Transitions that a slow watcher may lag behind.
 const WATCH_LAG: usize = 1024;
+/// Before a session whose task has failed is taken over by another: whatever made it fail may
+/// still be there.
+const REVIVE_AFTER: Duration = Duration::from_secs(1);
 const JOURNAL_DEADLINE: Duration = Duration::from_secs(30);
 /// A few hundred small reads and ioctls.
 const LOOK_DEADLINE: Duration = Duration::from_secs(20);
@@ -48,6 +52,9 @@ struct Inner {
     /// Held while sessions are begun: what the journal says and what runs differ then.
     beginning: tokio::sync::Mutex<()>,
     volumes: Mutex<HashMap<VolumeId, Handle>>,
+    /// Until when writes of sessions that were taken down without a connection may still
+    /// reach the disk.
+    lingering: Mutex<HashMap<VolumeId, Instant>>,
 }
 
 #[derive(Clone)]
@@ -91,7 +98,8 @@ impl Keeper {
                 shared,
                 boot_id,
                 beginning: tokio::sync::Mutex::default(),
-                volumes: Mutex::new(HashMap::new()),
+                volumes: Mutex::default(),
+                lingering: Mutex::default(),
             }),
         };
         keeper.adopt().await;
@@ -300,6 +308,11 @@ impl Keeper {
             jitter: u64::from(crc32fast::hash(volume.as_str().as_bytes())),
         };
         let mut machine = Machine::new(config, shared.millis(Instant::now()));
+        let lingering = self.inner.lingering.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(until) = lingering.get(&volume) {
+            machine.inherit_writes(shared.millis(*until));
+        }
+        drop(lingering);
         if record.phase == Phase::Detaching {
             machine.step(Event::Drain { begun: true }, 0);
         }
@@ -318,9 +331,42 @@ impl Keeper {
             attempts: 0,
         });
         let handle = Handle { commands: command, view };
-        self.lock().insert(volume, handle.clone());
-        tokio::spawn(Task::new(shared, record, machine, commands, show).run());
+        self.lock().insert(volume.clone(), handle.clone());
+        let task = tokio::spawn(Task::new(shared, record, machine, commands, show).run());
+        tokio::spawn(self.clone().supervise(volume, handle.clone(), task));
         handle
+    }
+
+    /// Until a session's task has ended. One that panicked has left its volume to nobody: as
+    /// long as another has not taken it over, it is neither gone nor to be believed gone.
+    async fn supervise(self, volume: VolumeId, handle: Handle, task: JoinHandle<()>) {
+        let Err(failed) = task.await else {
+            return self.forget(&volume, &handle);
+        };
+        error!(%volume, %failed, "the session's task failed; another takes over");
+        tokio::time::sleep(REVIVE_AFTER).await;
+        let _beginning = self.inner.beginning.lock().await;
+        match self.record_of(&volume) {
+            Some(record) => drop(self.spawn(record)),
+            None => self.forget(&volume, &handle),
+        }
+    }
+
+    /// As it was written down last.
+    fn record_of(&self, volume: &VolumeId) -> Option<SessionRecord> {
+        let journal = &self.inner.shared.journal;
+        match journal.get(Table::Sessions, volume.as_str()) {
+            Ok(record) => record,
+            Err(_) => self.inner.shared.copies.all().into_iter().find(|r| r.spec.volume == *volume),
+        }
+    }
+
+    /// Lets go of a handle, unless another session has come in its place.
+    fn forget(&self, volume: &VolumeId, handle: &Handle) {
+        let mut volumes = self.lock();
+        if volumes.get(volume).is_some_and(|h| h.commands.same_channel(&handle.commands)) {
+            volumes.remove(volume);
+        }
     }
 
     /// A session as it stands; `None` if the volume is not attached here.
@@ -350,12 +396,14 @@ impl Keeper {
     /// # Errors
     /// [`Error::Precondition`] while the device is open: then the session goes on.
     pub async fn detach(&self, volume: &VolumeId, deadline: Duration) -> Result<()> {
-        if self.handle(volume).is_none() {
-            return Ok(());
-        }
+        let Some(handle) = self.handle(volume) else { return Ok(()) };
         let until = Instant::now() + deadline;
-        self.ask(volume, |reply| Command::Detach(until, reply)).await?;
-        self.lock().remove(volume);
+        let lingering = self.ask(volume, |reply| Command::Detach(until, reply)).await?;
+        let mut all = self.inner.lingering.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, until| *until > Instant::now());
+        all.extend(lingering.map(|until| (volume.clone(), until)));
+        drop(all);
+        self.forget(volume, &handle);
         Ok(())
     }
 
@@ -425,12 +473,14 @@ impl Keeper {
         let absent = || Error::NotFound(format!("volume {volume} is not attached to this node"));
         let handle = self.handle(volume).ok_or_else(absent)?;
         let (reply, answer) = oneshot::channel();
-        handle.commands.send(command(reply)).await.map_err(|_| absent())?;
-        answer.await.map_err(|_| absent())?
+        // Not the same as absent: what its task was doing may be half done.
+        let ended = || Error::Unavailable(format!("the session of {volume} has ended; try again"));
+        handle.commands.send(command(reply)).await.map_err(|_| ended())?;
+        answer.await.map_err(|_| ended())?
     }
 
     fn handle(&self, volume: &VolumeId) -> Option<Handle> {
-        self.lock().get(volume).filter(|h| !h.commands.is_closed()).cloned()
+        self.lock().get(volume).cloned()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<VolumeId, Handle>> {

@@ -79,6 +79,10 @@ pub struct Machine {
     flowed_at: Millis,
     /// Until then, writes sent on the old connection may still reach the disk.
     old_writes_until: Millis,
+    /// They may be those of an earlier session of this volume.
+    inherits_writes: bool,
+    /// The controller that was last live, by name and the target's number for it.
+    live_on: Option<(String, String)>,
     attempts: u32,
     retry_at: Millis,
     map_at: Millis,
@@ -113,6 +117,8 @@ impl Machine {
             // first look on: I/O may flow until then.
             may_flow: true,
             old_writes_until: now + config.keep_alive + KEEP_ALIVE_MARGIN,
+            inherits_writes: false,
+            live_on: None,
             config,
             state: State::Absent,
             reason: "not attached yet".into(),
@@ -142,6 +148,20 @@ impl Machine {
             outages: 0,
             last_outage: 0,
         }
+    }
+
+    /// Tells of an earlier session of this volume on this host, which was taken down while
+    /// its connection was lost: its writes may reach the disk until then.
+    pub fn inherit_writes(&mut self, until: Millis) {
+        self.old_writes_until = self.old_writes_until.max(until);
+        self.inherits_writes = true;
+    }
+
+    /// Until when writes of this session may still reach the disk, should it be taken down
+    /// now; `None` while its connection stands, whose end is the end of its writes.
+    #[must_use]
+    pub fn writes_linger_until(&self) -> Option<Millis> {
+        (self.state != State::Live && self.was_live()).then_some(self.old_writes_until)
     }
 
     /// Where the session stands.

@@ -47,7 +47,8 @@ pub(super) enum Command {
     /// Written down again, since the journal may lack it.
     WriteRecord(oneshot::Sender<Result<()>>),
     SetContent(Content, oneshot::Sender<Result<()>>),
-    Detach(Instant, oneshot::Sender<Result<()>>),
+    /// Answered with the moment until which its writes may still reach the disk.
+    Detach(Instant, oneshot::Sender<Result<Option<Instant>>>),
 }
 
 /// What all tasks share.
@@ -449,14 +450,15 @@ impl Task {
 
     /// Takes the session down: shield first, without force; then its controllers; then
     /// the record. Each step may be repeated.
-    async fn detach(&mut self, deadline: Instant) -> Result<()> {
+    async fn detach(&mut self, deadline: Instant) -> Result<Option<Instant>> {
+        let lingering = self.machine.writes_linger_until();
         self.feed(Event::Drain { begun: true });
         let result = self.take_down(deadline).await;
         if result.is_err() && self.record.phase == Phase::Attached {
             self.feed(Event::Drain { begun: false });
             self.shared.waker.wake();
         }
-        result
+        result.map(|()| lingering.map(|ms| self.shared.epoch + Duration::from_millis(ms)))
     }
 
     async fn take_down(&mut self, deadline: Instant) -> Result<()> {

@@ -29,9 +29,14 @@ impl Machine {
             return self.give_up(now).or_else(|| self.fail_overdue_io(now));
         }
         let seen = self.seen.take()?;
-        let action = self.decide_on(&seen, now).or_else(|| self.fail_overdue_io(now));
+        let action = self.decide_on(&seen, now);
+        // I/O whose time is over waits for nothing but the path that is about to be given back.
+        let overdue = match action {
+            Some(Action::Map(_)) => None,
+            _ => self.fail_overdue_io(now),
+        };
         self.seen = Some(seen);
-        action
+        overdue.or(action)
     }
 
     fn decide_on(&mut self, seen: &Observation, now: Millis) -> Option<Action> {
@@ -49,7 +54,12 @@ impl Machine {
         let path = seen.shield.as_ref().and_then(|s| s.path);
         let carries =
             |c: &Controller| path.is_some() && path == c.namespace.as_ref().map(|n| n.number);
-        ours.sort_by_key(|c| (c.state != ControllerState::Live, !carries(c), c.name.as_str()));
+        // With native multipath both have the same path; then it is the one that was here first.
+        let first =
+            |c: &Controller| self.live_on.as_ref() == Some(&(c.name.clone(), c.cntlid.clone()));
+        ours.sort_by_key(|c| {
+            (c.state != ControllerState::Live, !carries(c), !first(c), c.name.as_str())
+        });
         if let Some(extra) = ours.get(1) {
             return self.delete(&extra.name, now);
         }
@@ -58,7 +68,13 @@ impl Machine {
         }
         match ours.first() {
             Some(c) if c.state == ControllerState::Live => match &c.namespace {
-                Some(namespace) => self.with_namespace(namespace, seen, now),
+                Some(namespace) => {
+                    let action = self.with_namespace(namespace, seen, now);
+                    if self.state == State::Live {
+                        self.live_on = Some((c.name.clone(), c.cntlid.clone()));
+                    }
+                    action
+                }
                 None => self.without_namespace(&c.name, now),
             },
             Some(c) => self.reconnecting(c, now),
@@ -106,7 +122,8 @@ impl Machine {
         }
         // A new export means that the target let go of the old one and all its I/O.
         let new_export = self.mapped_wwid.as_ref().is_some_and(|w| *w != namespace.wwid);
-        let first = shield.is_none();
+        // Nothing was ever written by this session; perhaps by the one before it.
+        let first = shield.is_none() && !self.inherits_writes;
         let fresh = now.saturating_sub(seen.taken_at) <= FRESH;
         let old_writes_gone =
             first || (held.is_some() && fresh) || new_export || now >= self.old_writes_until;
@@ -121,8 +138,7 @@ impl Machine {
         }
         self.lose(self.waiting(), &cause, now);
         let lasts = now.saturating_sub(*self.reconnecting_since.get_or_insert(now));
-        // I/O whose time is over does not wait for anything else.
-        self.fail_overdue_io(now).or_else(|| self.take_over(&controller.name, lasts, now))
+        self.take_over(&controller.name, lasts, now)
     }
 
     /// While the portal does not answer, the kernel's attempts are in vain, and the one

@@ -293,6 +293,55 @@ fn a_controller_that_only_does_not_get_through_has_some_seconds() {
 }
 
 #[test]
+fn the_next_session_waits_for_the_writes_of_one_that_was_taken_down_without_a_connection() {
+    let mut lost = Story::live();
+    assert_eq!(lost.machine.writes_linger_until(), None, "its end is their end");
+    lost.wait(1_000);
+    lost.sees(&[&down()], Some(shield(1, false)));
+    let until = lost.machine.writes_linger_until().unwrap();
+    assert_eq!(until, lost.now + KEEP_ALIVE + KEEP_ALIVE_MARGIN);
+
+    let mut next = Story::new();
+    next.now = lost.now;
+    next.machine.inherit_writes(until);
+    assert_eq!(next.sees(&[], None), Some(Action::Connect));
+    next.done(Outcome::Connected(Ok(())));
+    assert_eq!(next.sees(&[&up()], None), None);
+    next.now = until - 1;
+    assert_eq!(next.sees(&[&up()], None), None);
+    // It cannot tell these from its own, so it counts from its first look.
+    next.wait(10);
+    assert_eq!(next.sees(&[&up()], None), Some(Action::Map(namespace(1, "w1"))));
+}
+
+#[test]
+fn of_two_live_controllers_with_one_path_the_first_is_kept() {
+    let mut story = Story::new();
+    assert_eq!(story.sees(&[], None), Some(Action::Connect));
+    story.done(Outcome::Connected(Ok(())));
+    let ours = Controller { name: "nvme3".into(), ..up() };
+    assert!(matches!(story.sees(&[&ours], None), Some(Action::Map(_))));
+    story.done(Outcome::Mapped(namespace(1, "w1")));
+    story.sees(&[&ours], Some(shield(1, true)));
+    assert_eq!(story.machine.state(), State::Live);
+    // Made by hand; it has a lower name, and native multipath gives both one namespace.
+    let by_hand = Controller { cntlid: "2".into(), ..up() };
+    let action = story.sees(&[&by_hand, &ours], Some(shield(1, true)));
+    assert_eq!(action, Some(Action::Delete("nvme0".into())));
+}
+
+#[test]
+fn waiting_io_whose_time_is_over_does_not_wait_for_another_attempt() {
+    let mut story = Story::live();
+    story.machine.config.io_timeout = Some(1_000);
+    assert_eq!(story.sees(&[], Some(shield(1, false))), Some(Action::Connect));
+    let silent = ConnectFailure { reason: "x".into(), port_closed: false, host_refused: false };
+    story.wait(2_000).done(Outcome::Connected(Err(silent)));
+    story.wait(BACKOFF_LAST);
+    assert_eq!(story.sees(&[], Some(shield(1, false))), Some(Action::FailIo));
+}
+
+#[test]
 fn without_a_shield_the_controller_is_never_given_up() {
     let (mut story, down) = asking();
     story.done(Outcome::Asked(None));

@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use tonic::Code;
 
 use super::life::Kind;
-use crate::csi::{Csi, Volume, filesystem, raw_block};
+use crate::csi::{Csi, Volume, filesystem, raw_block, with_retries};
 use crate::demo::{no_devices, status};
 use crate::report::Report;
 use crate::stack::Stack;
@@ -40,6 +41,8 @@ pub(super) async fn run(report: &mut Report, stack: &mut Stack, only: Option<&st
         let fine = report.case(&format!("outage, {:?}: {point}", pods[n % 2].kind), result);
         ensure!(fine, "the volume did not survive");
     }
+    let result = panic_in_a_task(stack, &mut csi, &mut pods).await;
+    report.case("a session's task panics in the middle of unstage: the retry ends it", result);
     let result = end(&mut csi, &mut pods).await;
     report.case("outages: every record is there, nothing is left", result);
     Ok(())
@@ -63,6 +66,24 @@ async fn survive(stack: &mut Stack, pods: &[Pod], which: usize, point: &str) -> 
         pod.writer.progress(20, PATIENCE).await.with_context(|| format!("{:?}", pod.kind))?;
     }
     Ok(())
+}
+
+/// The volume is not gone because nobody answers for it: another task takes over.
+async fn panic_in_a_task(stack: &mut Stack, csi: &mut Csi, pods: &mut Vec<Pod>) -> Result<()> {
+    stack.restart_agent_crashing_at("detach.unshielded!").await?;
+    let mut pod = pods.pop().context("no pod")?;
+    pod.writer.stop(PATIENCE).await?;
+    ensure!(pod.writer.error().is_none(), "a write failed: {:?}", pod.writer.error());
+    let broken = csi.unmount(&pod.volume).await.err().context("it did not panic")?;
+    ensure!(broken.code() == Code::Unavailable, "it said {broken:?}");
+    let retried = with_retries("unstage", PATIENCE, || {
+        let (mut csi, volume) = (csi.clone(), pod.volume.clone());
+        async move { csi.unmount(&volume).await }
+    });
+    retried.await.map_err(status("unstage again"))?;
+    ensure!(stack.agent_crashed_at()?.is_none(), "the agent has ended");
+    csi.detach(&pod.volume).await.map_err(status("detach"))?;
+    csi.delete(&pod.volume).await.map_err(status("delete"))
 }
 
 async fn end(csi: &mut Csi, pods: &mut Vec<Pod>) -> Result<()> {
