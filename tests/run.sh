@@ -174,11 +174,21 @@ crash_agent() {
 		cp "$target/debug/rds-node-agent" "$target/debug/rds-node-agent-crash" &&
 		cargo build --workspace
 }
+# Two boots at a time: an emulated processor is one of the host's.
+both_parts() { # KERNEL
+	local part parts=() status=0
+	for part in life faults; do
+		in_guest "$1" "$guest_timeout" -- tests/in-guest.sh "$target/debug" "$part" &
+		parts+=($!)
+	done
+	for part in "${parts[@]}"; do wait "$part" || status=$?; done
+	return "$status"
+}
 step_guest() {
 	prepared || return 0
-	if ! logged "$log" kernel_tests; then
+	if ! logged "$log" kernel_tests || ! logged "$log" crash_agent; then
 		tally 0 1
-		complain "the kernel tests do not build: see $log"
+		complain "the tests for the guest do not build: see $log"
 		return
 	fi
 	local kernel
@@ -186,7 +196,7 @@ step_guest() {
 		echo "    kernel $kernel"
 		# Without native multipath multipathd would claim what the rules keep it off.
 		scenario_lines in_guest "$kernel" 300 --multipath N -- systemd/check-udev.sh
-		scenario_lines in_guest "$kernel" "$guest_timeout" -- tests/in-guest.sh "$target/debug"
+		scenario_lines both_parts "$kernel"
 	done
 }
 
