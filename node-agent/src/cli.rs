@@ -96,7 +96,7 @@ pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(options) => {
             log_to_stderr(options.log_json);
-            crate::kernel::process::bound_allocator();
+            crate::kernel::process::bound_memory();
             on_runtime(async {
                 match crate::server::serve(options).await {
                     Ok(()) => ExitCode::SUCCESS,

@@ -13,11 +13,19 @@ const ARENAS: libc::c_int = 2;
 #[cfg(target_env = "gnu")]
 const LARGE: libc::c_int = 128 * 1024;
 
-/// Keeps memory that was freed from staying resident. To be called before threads are made:
-/// an arena that is there stays.
+/// Keeps memory from being resident that is not used: to be called before threads are made,
+/// since an arena or a huge page that is there stays.
+pub fn bound_memory() {
+    // The first byte of a thread's stack would cost 2 MiB.
+    if let Err(error) = rustix::process::disable_transparent_huge_pages(true) {
+        warn!(%error, "the agent may get huge pages, and needs more memory");
+    }
+    bound_allocator();
+}
+
 #[cfg(target_env = "gnu")]
 #[allow(unsafe_code)]
-pub fn bound_allocator() {
+fn bound_allocator() {
     // SAFETY: mallopt(3) changes numbers of the allocator under its own lock; it takes no
     // pointers and gives none.
     let done = unsafe {
@@ -31,7 +39,7 @@ pub fn bound_allocator() {
 
 /// Other allocators have no such arenas.
 #[cfg(not(target_env = "gnu"))]
-pub fn bound_allocator() {}
+fn bound_allocator() {}
 
 /// Marks the process as one that write-back depends on, locks its memory, and lets the
 /// out-of-memory killer take others first. Each is best effort: without it the agent
