@@ -7,6 +7,7 @@ SHELL := /bin/bash
 KERNELS ?= 6.1
 DEMO_KERNELS ?= 6.1 6.12
 DEMO_TIMEOUT ?= 900
+FAULT_KERNELS ?= 6.1 6.12
 export KERNELS
 
 BIN := $(or $(CARGO_TARGET_DIR),target)/debug
@@ -15,7 +16,8 @@ BIN := $(or $(CARGO_TARGET_DIR),target)/debug
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
-	@echo '  KERNELS="6.1 6.12" chooses what `make test` and `make guest` boot, DEMO_KERNELS what `make demo` does.'
+	@echo '  KERNELS="6.1 6.12" chooses what `make test` and `make guest` boot, DEMO_KERNELS'
+	@echo '  what `make demo` does, FAULT_KERNELS what `make test-faults` does.'
 
 .PHONY: setup
 setup: ## Install what building and testing need (Debian, Ubuntu)
@@ -40,6 +42,14 @@ sanity: ## The CSI's own test suite against the real binaries, in a guest
 .PHONY: guest
 guest: ## The fault scenarios, in a guest
 	tests/run.sh guest
+
+.PHONY: test-faults
+test-faults: setup build ## Every fault on every kernel, with and without native multipath; writes docs/fault-matrix.md
+	KERNELS="$(FAULT_KERNELS)" BIN=$(BIN) tests/faults.sh
+
+.PHONY: packages
+packages: setup ## A .deb and an .rpm of the node-agent, in target/packages (PROFILE=dev: from the dev build)
+	systemd/package/build.sh
 
 .PHONY: demo
 demo: setup build ## A write that survives whatever happens to its session, on each kernel

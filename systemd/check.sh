@@ -62,7 +62,7 @@ modules_are_plain_names() {
 # An option that gives the service a mount namespace hides every mount from kubelet. One such
 # line, added in good faith, passes every test that does not look from outside.
 agent_keeps_the_hosts_mounts() {
-	! grep -nE '^(Private(Mounts|Tmp|Devices)|Protect(System|Home|Kernel[A-Za-z]*|ControlGroups|Proc)|Read(Write|Only)Paths|InaccessiblePaths|Bind(ReadOnly)?Paths|TemporaryFileSystem|Root(Directory|Image)|MountFlags|DynamicUser)=' rds-node-agent.service
+	! grep -nE '^(Private(Mounts|Tmp|Devices)|Protect(System|Home|Kernel[A-Za-z]*|ControlGroups|Proc)|Read(Write|Only)Paths|InaccessiblePaths|Bind(ReadOnly)?Paths|(NoExec|Exec)Paths|(Mount|Extension)Images|LogNamespace|TemporaryFileSystem|Root(Directory|Image)|MountFlags|DynamicUser)=' rds-node-agent.service
 }
 
 if command -v systemd-analyze >/dev/null; then check "systemd units" verify_units; fi

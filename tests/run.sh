@@ -14,7 +14,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-steps=(fmt clippy deny hosts unit sanity guest)
+steps=(fmt clippy deny hosts unit sanity packages guest)
 kernels=${KERNELS:-6.1}
 guest_timeout=${GUEST_TIMEOUT:-1500}
 target=${CARGO_TARGET_DIR:-target}
@@ -136,6 +136,12 @@ step_sanity() {
 	tally "$ok" "$bad"
 }
 
+# The dev build, since it is there: an optimised one takes many minutes.
+step_packages() {
+	prepared || return 0
+	PROFILE=dev scenario_lines timeout -k 30 1500 tests/packages.sh "${kernels%% *}"
+}
+
 # Runs something that prints `ok NAME` and `FAILED NAME`, shows those lines as they come.
 scenario_lines() {
 	local part status=0 ok bad
@@ -158,6 +164,15 @@ kernel_tests() {
 	built=$(cargo test --workspace --features rds-node-agent/kernel-tests --lib --no-run \
 		--message-format=json | sed -n 's/.*"executable":"\([^"]*rds_node_agent-[^"]*\)".*/\1/p' | tail -n 1)
 	[[ -n $built ]] && cp "$built" "$target/debug/rds-node-agent-kernel-tests"
+}
+# The agent that kills itself at named points, under a name of its own: the binary that all
+# other tests use must not be it. So it is built first, and the normal one last.
+crash_agent() {
+	[[ -e $target/debug/rds-node-agent-crash && -z ${CI:-} &&
+		-z $(find node-agent proto Cargo.lock -newer "$target/debug/rds-node-agent-crash" -print -quit) ]] && return
+	cargo build --workspace --features rds-node-agent/crash-points &&
+		cp "$target/debug/rds-node-agent" "$target/debug/rds-node-agent-crash" &&
+		cargo build --workspace
 }
 step_guest() {
 	prepared || return 0

@@ -5,20 +5,20 @@
 //!   [`json`] for programs, both coloured and timed by [`style`];
 //! - [`generate`] makes shell completions and manual pages from the definitions below.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
-use tracing_subscriber::EnvFilter;
 
 pub(crate) mod client;
 mod doctor;
 mod generate;
 #[cfg(test)]
 mod golden_tests;
+mod journal;
 mod json;
 mod output;
 mod style;
@@ -46,6 +46,14 @@ enum Command {
     Ask(Ask),
     /// Look for whatever on this host could keep volumes from working, and tell how to mend it.
     Doctor(DoctorOptions),
+    /// Read what the agent has written down; works without a daemon, and beside one.
+    Journal(journal::Options),
+    /// List the points at which tests can kill the agent.
+    #[cfg(feature = "crash-points")]
+    CrashPoints,
+    /// Unmount all volumes and let their I/O fail: what rds-csi-shutdown.service runs.
+    #[command(hide = true)]
+    HostShutdown,
     /// Print completions for a shell.
     Completions {
         #[arg(value_enum)]
@@ -65,6 +73,10 @@ pub struct ServeOptions {
     /// The unix socket to serve on.
     #[arg(long, env = "RDS_CSI_SOCKET", default_value = "/run/rds-csi/agent.sock")]
     pub socket: PathBuf,
+    /// The group that may open the socket, besides root. Who may then use it is for
+    /// --allow-uid to say.
+    #[arg(long, env = "RDS_CSI_SOCKET_GROUP")]
+    pub socket_group: Option<String>,
     /// Where the journal is kept.
     #[arg(long, env = "RDS_CSI_STATE_DIR", default_value = "/var/lib/rds-csi")]
     pub state_dir: PathBuf,
@@ -86,16 +98,12 @@ pub struct ServeOptions {
     pub log_json: bool,
 }
 
-/// What blocks has threads of its own, so a few workers do for any number of volumes. One for
-/// each processor, which is the default, would cost a large host memory for nothing.
-const WORKERS: usize = 4;
-
 /// Runs the command line.
 #[must_use]
 pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(options) => {
-            log_to_stderr(options.log_json);
+            crate::logging::start(options.log_json);
             crate::kernel::process::bound_memory();
             on_runtime(async {
                 match crate::server::serve(options).await {
@@ -105,6 +113,13 @@ pub fn main() -> ExitCode {
             })
         }
         Command::Ask(ask) => on_runtime(client::ask(ask)),
+        Command::Journal(options) => journal::run(&options),
+        #[cfg(feature = "crash-points")]
+        Command::CrashPoints => {
+            crate::crash::POINTS.iter().for_each(|point| println!("{point}"));
+            ExitCode::SUCCESS
+        }
+        Command::HostShutdown => on_runtime(crate::host_shutdown::run()),
         Command::Doctor(options) => on_runtime(doctor::doctor(options)),
         Command::Completions { shell } => {
             let mut bytes = Vec::new();
@@ -124,6 +139,10 @@ pub fn main() -> ExitCode {
         },
     }
 }
+
+/// What blocks has threads of its own, so a few workers do for any number of volumes. One for
+/// each processor, which is the default, would cost a large host memory for nothing.
+const WORKERS: usize = 4;
 
 fn on_runtime(work: impl Future<Output = ExitCode>) -> ExitCode {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
@@ -155,15 +174,6 @@ fn printed(result: io::Result<()>) -> ExitCode {
 fn print_all(bytes: &[u8]) -> ExitCode {
     let mut out = io::stdout().lock();
     printed(out.write_all(bytes).and_then(|()| out.flush()))
-}
-
-fn log_to_stderr(json: bool) {
-    let filter = EnvFilter::try_from_env("RDS_CSI_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal());
-    if json { log.json().init() } else { log.init() }
 }
 
 #[cfg(test)]

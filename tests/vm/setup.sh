@@ -3,11 +3,13 @@
 # is missing: with everything there it takes a moment, touches no network and needs no root.
 set -eu
 
-# What the guests run on and with (rds-vm and the scenarios), then what the build needs.
+# What the guests run on and with (rds-vm and the scenarios), then what packages are
+# made with, then what the build needs.
 packages="
-	qemu-system-x86 busybox-static kmod udev nvme-cli dmsetup
+	qemu-system-x86 busybox-static kmod systemd udev nvme-cli dmsetup
 	xfsprogs e2fsprogs btrfs-progs util-linux procps iproute2 nftables
 	xz-utils zstd openssl
+	binutils dpkg-dev rpm
 	gcc libc6-dev libudev-dev libblkid-dev libclang-dev clang pkg-config"
 
 installed() {

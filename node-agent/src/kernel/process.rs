@@ -17,7 +17,7 @@ const LARGE: libc::c_int = 128 * 1024;
 /// since an arena or a huge page that is there stays.
 pub fn bound_memory() {
     // The first byte of a thread's stack would cost 2 MiB.
-    if let Err(error) = rustix::process::disable_transparent_huge_pages(true) {
+    if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
         warn!(%error, "the agent may get huge pages, and needs more memory");
     }
     bound_allocator();

@@ -37,7 +37,7 @@ pub(crate) const ALL: [Fault; 6] = [
     Fault::JournalLost,
 ];
 
-async fn seconds(n: u64) {
+pub(crate) async fn seconds(n: u64) {
     tokio::time::sleep(Duration::from_secs(n)).await;
 }
 
@@ -55,47 +55,65 @@ impl Fault {
 
     pub(crate) async fn inflict(self, stack: &mut Stack, volumes: &[&Volume]) -> Result<()> {
         match self {
-            Self::PacketsDropped => {
-                stack.order(&["drop-packets"])?;
-                seconds(15).await;
-                stack.order(&["heal"])?;
-            }
-            Self::ExportToggled => {
-                for volume in volumes {
-                    stack.order(&["export-toggle", &volume.id, "--off-for", "2"])?;
-                }
-            }
-            Self::ControllerDeleted => {
-                for volume in volumes {
-                    let status = stack.status(&volume.id)?;
-                    let name = status["controller"].as_str().context("no controller")?;
-                    std::fs::write(format!("/sys/class/nvme/{name}/delete_controller"), "1")
-                        .with_context(|| format!("delete {name}"))?;
-                }
-            }
+            Self::PacketsDropped => packets_dropped(stack, 15).await,
+            Self::ExportToggled => export_toggled(stack, volumes, "2"),
+            Self::ControllerDeleted => controllers_deleted(stack, volumes),
             Self::ApplianceRebooted => {
-                let words =
-                    "reboot --down 10 --export-delay 4 --stagger 2 --portal-first true --wait";
-                stack.order(&words.split(' ').collect::<Vec<_>>())?;
+                rebooted(stack, "--down 10 --export-delay 4 --stagger 2 --portal-first true")
             }
-            Self::AgentKilled => {
-                stack.order(&["drop-packets"])?;
-                seconds(9).await;
-                stack.kill_agent()?;
-                seconds(2).await;
-                stack.restart_agent().await?;
-                seconds(2).await;
-                stack.order(&["heal"])?;
-            }
+            Self::AgentKilled => agent_killed(stack).await,
             Self::JournalLost => {
                 stack.kill_agent()?;
-                std::fs::remove_dir_all("/var/lib/rds-csi")?;
-                for volume in volumes {
-                    stack.order(&["export-toggle", &volume.id, "--off-for", "1"])?;
-                }
-                stack.restart_agent().await?;
+                std::fs::remove_dir_all(&stack.agent_options.state_dir)?;
+                export_toggled(stack, volumes, "1")?;
+                stack.restart_agent().await
             }
         }
-        Ok(())
     }
+}
+
+/// No packet passes for so long.
+pub(crate) async fn packets_dropped(stack: &Stack, secs: u64) -> Result<()> {
+    stack.order(&["drop-packets"])?;
+    seconds(secs).await;
+    stack.order(&["heal"])?;
+    Ok(())
+}
+
+/// Off, and on again with another identity, one after the other.
+pub(crate) fn export_toggled(stack: &Stack, volumes: &[&Volume], off_for: &str) -> Result<()> {
+    for volume in volumes {
+        stack.order(&["export-toggle", &volume.id, "--off-for", off_for])?;
+    }
+    Ok(())
+}
+
+/// As `nvme disconnect` would.
+pub(crate) fn controllers_deleted(stack: &Stack, volumes: &[&Volume]) -> Result<()> {
+    for volume in volumes {
+        let status = stack.status(&volume.id)?;
+        let name = status["controller"].as_str().context("no controller")?;
+        std::fs::write(format!("/sys/class/nvme/{name}/delete_controller"), "1")
+            .with_context(|| format!("delete {name}"))?;
+    }
+    Ok(())
+}
+
+/// The appliance goes down and comes up; `how` are the options of `rds-sim ctl reboot`.
+pub(crate) fn rebooted(stack: &Stack, how: &str) -> Result<()> {
+    let words: Vec<_> = ["reboot", "--wait"].into_iter().chain(how.split(' ')).collect();
+    stack.order(&words)?;
+    Ok(())
+}
+
+/// SIGKILL in the middle of an outage, and another agent before its end.
+pub(crate) async fn agent_killed(stack: &mut Stack) -> Result<()> {
+    stack.order(&["drop-packets"])?;
+    seconds(9).await;
+    stack.kill_agent()?;
+    seconds(2).await;
+    stack.restart_agent().await?;
+    seconds(2).await;
+    stack.order(&["heal"])?;
+    Ok(())
 }

@@ -8,10 +8,16 @@
 //! - [`csi`] makes the calls that kubelet and the sidecars would make;
 //! - [`writer`] is the pod: it appends checksummed records and reports each one;
 //! - [`faults`] takes the session away;
+//! - [`demo`], [`fencing`], [`refusals`], [`doctor`], [`hostile`] and [`matrix`]
+//!   are the stories; [`report`] tells them.
+//! - [`packages`] and [`poweroff`] are about the agent as installed, in a guest whose
+//!   process 1 is [`systemd`];
 //! - [`fleet`] is about many volumes at once;
-//! - [`demo`], [`fencing`], [`refusals`], [`doctor`] and [`hostile`] are the stories; [`report`] tells them.
+//! - [`crash`] kills the agent at each of its named points, [`state_disk`] takes the disk of
+//!   its journal away;
 
 mod bench;
+mod crash;
 mod csi;
 mod demo;
 mod doctor;
@@ -19,10 +25,15 @@ mod faults;
 mod fencing;
 mod fleet;
 mod hostile;
+mod matrix;
+mod packages;
+mod poweroff;
 mod process;
 mod refusals;
 mod report;
 mod stack;
+mod state_disk;
+mod systemd;
 mod writer;
 
 use std::path::PathBuf;
@@ -55,6 +66,18 @@ enum Command {
     /// Asks an agent's services for something harmless, and prints the codes of the answers.
     #[command(hide = true)]
     Knock { socket: PathBuf },
+    /// The agent is killed at each of its named points: once each, or with --all also in a
+    /// life of its own for each. Needs a build with the feature crash-points.
+    Crash {
+        /// A life for each point, and for each change of the journal.
+        #[arg(long)]
+        all: bool,
+        /// Only this point.
+        #[arg(long)]
+        only: Option<String>,
+    },
+    /// The disk of the state directory: full, read-only, deleted; volumes must not notice.
+    StateDisk,
     /// Recovery times, the shield's cost and the shim's, each beside something else.
     Bench {
         /// Only these.
@@ -64,6 +87,21 @@ enum Command {
         #[arg(long, default_value_t = 9)]
         rounds: u32,
     },
+    /// Every fault there is, on ext4, xfs and raw block at once, in one boot.
+    Matrix(matrix::Options),
+    /// Makes docs/fault-matrix.md of what runs of `matrix` have written; runs anywhere.
+    #[command(hide = true)]
+    MatrixTable {
+        /// The day of the runs.
+        #[arg(long)]
+        date: String,
+        #[arg(required = true)]
+        runs: Vec<PathBuf>,
+    },
+    /// The packages' whole life on a host: install, upgrade, crash, remove.
+    Packages(packages::Options),
+    /// Shuts the guest down with volumes in use; tests/packages.sh judges what is left.
+    Poweroff(poweroff::Options),
     /// Many volumes lost at once: recovery, connections, the agent's memory and idle CPU.
     Fleet,
     /// How fast this machine is at what an idle agent does; for RDS_HOST_SPEED in a guest.
@@ -76,13 +114,18 @@ enum Command {
         path: PathBuf,
         #[arg(long)]
         block: bool,
+        #[command(flatten)]
+        pace: writer::Pace,
     },
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Command::Writer { path, block } = cli.command {
-        return writer::child(&path, block);
+    if let Command::Writer { path, block, pace } = cli.command {
+        return writer::child(&path, block, pace);
+    }
+    if let Command::MatrixTable { date, runs } = &cli.command {
+        return matrix::table::print(date, runs);
     }
     if let Command::Speed = cli.command {
         return match fleet::speed() {
@@ -121,11 +164,19 @@ fn main() -> ExitCode {
             Command::Fencing => fencing::run().await,
             Command::Refusals => refusals::run().await,
             Command::Bench { only, rounds } => bench::run(&only, rounds).await,
+            Command::StateDisk => state_disk::run().await,
+            Command::Crash { all, only } => {
+                let extent = if all { crash::Extent::Each } else { crash::Extent::Once };
+                crash::run(extent, only.as_deref()).await
+            }
             Command::Doctor => doctor::run().await,
             Command::Hostile => hostile::run().await,
             Command::Knock { socket } => hostile::knock(&socket).await,
+            Command::Packages(options) => packages::run(&options).await,
+            Command::Poweroff(options) => poweroff::run(&options).await,
             Command::Fleet => fleet::run().await,
-            Command::Writer { .. } | Command::Speed => false,
+            Command::Matrix(options) => matrix::run(options).await,
+            Command::Writer { .. } | Command::MatrixTable { .. } | Command::Speed => false,
         }
     });
     runtime.shutdown_background();

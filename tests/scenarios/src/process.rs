@@ -32,11 +32,17 @@ pub(crate) fn sibling(name: &str) -> Result<PathBuf> {
     }
 }
 
-/// Runs a command to its end, and fails with its output if it fails.
+/// From SIGKILL to the end; reads of a lost session may hold it up for a keep-alive timeout.
+const KILLED: Duration = Duration::from_secs(30);
+/// No command of these stories takes longer, in an emulated guest either.
+const DEADLINE: &str = "180";
+
+/// Runs a command to its end, and fails with its output if it fails, or takes too long.
 pub(crate) fn run(command: &[&str]) -> Result<String> {
-    let (program, arguments) = command.split_first().context("an empty command")?;
-    let output = Command::new(program)
-        .args(arguments)
+    let program = command.first().context("an empty command")?;
+    let output = Command::new("timeout")
+        .args(["--kill-after=5", DEADLINE])
+        .args(command)
         .stdin(Stdio::null())
         .output()
         .with_context(|| format!("start {program}"))?;
@@ -64,9 +70,14 @@ impl Daemon {
 
     /// Whether it has printed this line since it was started.
     pub(crate) fn has_printed(&self, line: &str) -> bool {
+        self.own_log().lines().any(|l| l.trim() == line)
+    }
+
+    /// What it has printed since it was started.
+    pub(crate) fn own_log(&self) -> String {
         let log = std::fs::read(results().join(format!("{}.log", self.name))).unwrap_or_default();
         let start = usize::try_from(self.log_start).unwrap_or(0).min(log.len());
-        String::from_utf8_lossy(&log[start..]).lines().any(|l| l.trim() == line)
+        String::from_utf8_lossy(&log[start..]).into_owned()
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -78,10 +89,20 @@ impl Daemon {
         kill(Pid::from_raw(pid), signal).with_context(|| format!("signal {}", self.name))
     }
 
-    /// SIGKILL: as the out-of-memory killer or a crash would end it.
+    /// SIGKILL: as the out-of-memory killer or a crash would end it. A process that is stuck
+    /// in the kernel does not end of it.
     pub(crate) fn kill(&mut self) -> Result<()> {
         self.child.kill()?;
-        self.child.wait()?;
+        let began = Instant::now();
+        while self.child.try_wait()?.is_none() {
+            if began.elapsed() > KILLED {
+                bail!(
+                    "{} has not ended {KILLED:?} after SIGKILL: it hangs in the kernel",
+                    self.name
+                );
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
         Ok(())
     }
 

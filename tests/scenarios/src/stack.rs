@@ -5,6 +5,7 @@
 //! worker that knows no other.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -24,10 +25,26 @@ pub(crate) const NODE_NAME: &str = "node-1";
 pub(crate) const METRICS: &str = "127.0.0.1:9809";
 /// Emulated guests are slow to start programs over 9p.
 const START: Duration = Duration::from_secs(60);
+/// A daemon that was told to end.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How the agent is started.
+#[derive(Debug, Clone)]
+pub(crate) struct AgentOptions {
+    pub(crate) binary: PathBuf,
+    pub(crate) state_dir: PathBuf,
+}
+
+impl AgentOptions {
+    pub(crate) fn usual() -> Result<Self> {
+        Ok(Self { binary: sibling("rds-node-agent")?, state_dir: "/var/lib/rds-csi".into() })
+    }
+}
 
 /// Everything that runs.
 pub(crate) struct Stack {
     pub(crate) dir: PathBuf,
+    pub(crate) agent_options: AgentOptions,
     pub(crate) appliance: Daemon,
     controller: Daemon,
     agent: Option<Daemon>,
@@ -37,24 +54,46 @@ pub(crate) struct Stack {
 impl Stack {
     /// Starts all of it, from nothing.
     pub(crate) async fn start() -> Result<Self> {
+        Self::start_with(AgentOptions::usual()?).await
+    }
+
+    /// The same with another agent.
+    pub(crate) async fn start_with(options: AgentOptions) -> Result<Self> {
+        Self::begin(options, None).await
+    }
+
+    /// The same around an agent that is installed in the guest, and not ours to start.
+    pub(crate) async fn start_around(installed: &Path) -> Result<Self> {
+        Self::begin(AgentOptions::usual()?, Some(installed)).await
+    }
+
+    async fn begin(agent_options: AgentOptions, installed: Option<&Path>) -> Result<Self> {
         let dir = PathBuf::from("/scratch/rds");
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(dir.join("credentials"))?;
-        let _ = fs::remove_dir_all("/var/lib/rds-csi");
         let _ = fs::remove_dir_all("/var/lib/kubelet");
         network()?;
-        udev_rules()?;
+        if installed.is_none() {
+            let _ = fs::remove_dir_all(&agent_options.state_dir);
+            udev_rules()?;
+        }
         let appliance = Self::start_appliance(&dir).await?;
         fs::write(dir.join("credentials/username"), "admin")?;
         fs::copy(dir.join("sim/password"), dir.join("credentials/password"))?;
         fs::copy(dir.join("sim/cert.pem"), dir.join("credentials/ca.crt"))?;
         let controller =
             Self::start_controller(&dir, &dir.join("credentials"), "controller.sock").await?;
-        let agent = Self::start_agent(&dir).await?;
+        let agent = match installed {
+            None => Some(Self::start_agent(&dir, &agent_options).await?),
+            Some(socket) => {
+                symlink(socket, agent_socket(&dir))?;
+                None
+            }
+        };
         let mut shim =
             Daemon::start("shim", Self::shim_command(&dir, &agent_socket(&dir), "csi.sock")?)?;
         socket_up(&mut shim, &dir.join("csi.sock"), START).await?;
-        Ok(Self { dir, appliance, controller, agent: Some(agent), shim })
+        Ok(Self { dir, agent_options, appliance, controller, agent, shim })
     }
 
     async fn start_appliance(dir: &Path) -> Result<Daemon> {
@@ -106,22 +145,60 @@ impl Stack {
         Ok(daemon)
     }
 
-    async fn start_agent(dir: &Path) -> Result<Daemon> {
-        let mut command = Command::new(sibling("rds-node-agent")?);
+    async fn start_agent(dir: &Path, options: &AgentOptions) -> Result<Daemon> {
+        let mut daemon = Self::spawn_agent(dir, options, "")?;
+        socket_up(&mut daemon, &agent_socket(dir), START).await?;
+        Ok(daemon)
+    }
+
+    fn spawn_agent(dir: &Path, options: &AgentOptions, crash_at: &str) -> Result<Daemon> {
+        let mut command = Command::new(&options.binary);
         command
             .arg("serve")
             .arg("--socket")
             .arg(agent_socket(dir))
-            .args(["--state-dir", "/var/lib/rds-csi"])
-            .args(["--metrics-addr", METRICS]);
+            .arg("--state-dir")
+            .arg(&options.state_dir)
+            .args(["--metrics-addr", METRICS])
+            .env("RDS_CSI_CRASH_AT", crash_at);
         // As the package runs it, where that is what is measured.
         if std::env::var_os("RDS_CSI_LOG").is_none() {
             let log = "info,rds_node_agent=debug,rds_node_agent::session::sweeper=trace";
             command.env("RDS_CSI_LOG", log);
         }
-        let mut daemon = Daemon::start("agent", command)?;
-        socket_up(&mut daemon, &agent_socket(dir), START).await?;
-        Ok(daemon)
+        Daemon::start("agent", command)
+    }
+
+    /// In place of the agent that runs or has ended: one of a build that kills itself at the
+    /// named points (node-agent/src/crash.rs). It may be dead before it serves.
+    pub(crate) async fn restart_agent_crashing_at(&mut self, points: &str) -> Result<()> {
+        if let Some(mut agent) = self.agent.take() {
+            agent.kill()?;
+        }
+        let binary = sibling("rds-node-agent-crash")?;
+        let options = AgentOptions { binary, ..self.agent_options.clone() };
+        let mut agent = Self::spawn_agent(&self.dir, &options, points)?;
+        if let Err(error) = socket_up(&mut agent, &agent_socket(&self.dir), START).await
+            && !agent.has_ended()?
+        {
+            return Err(error);
+        }
+        self.agent = Some(agent);
+        Ok(())
+    }
+
+    /// At which point the agent has killed itself; `None` while it runs.
+    pub(crate) fn agent_crashed_at(&mut self) -> Result<Option<String>> {
+        let agent = self.agent.as_mut().context("no agent was started")?;
+        if !agent.has_ended()? {
+            return Ok(None);
+        }
+        let log = agent.own_log();
+        let point = log.lines().rev().find_map(|l| l.strip_prefix("crash point "));
+        match point {
+            Some(point) => Ok(Some(point.to_owned())),
+            None => bail!("the agent has ended, but at no crash point:\n{}", tail("agent", 30)),
+        }
     }
 
     /// How a shim is started; `socket` is where it serves, below the stack's directory.
@@ -147,10 +224,20 @@ impl Stack {
         Ok(())
     }
 
+    /// SIGTERM to the agent, as at an upgrade.
+    pub(crate) fn stop_agent(&mut self) -> Result<()> {
+        self.agent.take().context("no agent runs")?.stop(PATIENCE)
+    }
+
     /// Starts the agent again.
     pub(crate) async fn restart_agent(&mut self) -> Result<()> {
-        self.agent = Some(Self::start_agent(&self.dir).await?);
+        self.agent = Some(Self::start_agent(&self.dir, &self.agent_options).await?);
         Ok(())
+    }
+
+    /// Whether the agent runs.
+    pub(crate) fn has_agent(&mut self) -> bool {
+        self.agent.as_mut().is_some_and(|agent| agent.has_ended().is_ok_and(|ended| !ended))
     }
 
     /// The calls of kubelet and the sidecars.
@@ -171,18 +258,27 @@ impl Stack {
 
     /// `rds-node-agent status -o json` for one volume.
     pub(crate) fn status(&self, volume: &str) -> Result<Value> {
-        let (agent, socket) = (sibling("rds-node-agent")?, agent_socket(&self.dir));
-        let command = [
-            agent.to_str().unwrap_or_default(),
-            "status",
-            volume,
-            "--socket",
-            socket.to_str().unwrap_or_default(),
-            "-o",
-            "json",
-        ];
-        let answer: Value = serde_json::from_str(&run(&command)?)?;
-        answer.pointer("/volumes/0").cloned().context("the agent does not list the volume")
+        let volumes = self.volumes(&["status", volume, "-o", "json"])?;
+        volumes.into_iter().next().context("the agent does not list the volume")
+    }
+
+    /// The same for all of them, in any order.
+    pub(crate) fn statuses(&self) -> Result<Vec<Value>> {
+        self.volumes(&["status", "-o", "json"])
+    }
+
+    fn volumes(&self, words: &[&str]) -> Result<Vec<Value>> {
+        let mut answer: Value = serde_json::from_str(&self.agent_cli(words)?)?;
+        let volumes = answer["volumes"].as_array_mut().context("no volumes in the status")?;
+        Ok(std::mem::take(volumes))
+    }
+
+    /// A volume's transitions, oldest first.
+    pub(crate) fn history(&self, volume: &str) -> Result<Vec<Value>> {
+        let answer = self.agent_cli(&["history", volume, "--limit", "0", "-o", "json"])?;
+        let mut answer: Value = serde_json::from_str(&answer)?;
+        let transitions = answer["transitions"].as_array_mut().context("no transitions")?;
+        Ok(std::mem::take(transitions))
     }
 
     /// Any command of the agent's command line, as a person would type it.
@@ -196,13 +292,12 @@ impl Stack {
 
     /// Ends everything politely; a part that does not end is a failure.
     pub(crate) fn stop(mut self) -> Result<()> {
-        let patience = Duration::from_secs(30);
-        self.shim.stop(patience)?;
-        self.controller.stop(patience)?;
+        self.shim.stop(PATIENCE)?;
+        self.controller.stop(PATIENCE)?;
         if let Some(mut agent) = self.agent.take() {
-            agent.stop(patience)?;
+            agent.stop(PATIENCE)?;
         }
-        self.appliance.stop(patience)
+        self.appliance.stop(PATIENCE)
     }
 
     /// Where a volume's bytes really are.

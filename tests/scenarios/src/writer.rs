@@ -13,12 +13,23 @@ use anyhow::{Context, Result, bail};
 
 /// Size of a record in bytes: a sector's multiple, so that raw devices take it directly.
 const RECORD: usize = 4096;
-/// On a raw device the records go round in this many places.
-const SLOTS: u64 = 4096;
-/// Records per file, so that a long run does not fill the volume.
-const FILE_SLOTS: u64 = 8192;
-/// Pause between two records: the story is about outages, not about throughput.
-const PACE: Duration = Duration::from_millis(5);
+/// How fast records come, and how many of them are kept.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct Pace {
+    /// Milliseconds between two records.
+    #[arg(long)]
+    pub(crate) pause_ms: u64,
+    /// Records go round in this many places, so that a long run does not fill the volume.
+    #[arg(long)]
+    pub(crate) slots: u64,
+}
+
+impl Pace {
+    /// The stories are about outages, not about throughput.
+    fn usual(block: bool) -> Self {
+        Self { pause_ms: 5, slots: if block { 4096 } else { 8192 } }
+    }
+}
 
 /// One record: its number, and bytes that follow from the number, and their checksum.
 fn record(number: u64) -> Vec<u8> {
@@ -42,7 +53,7 @@ struct Aligned([u8; RECORD]);
 
 /// The writer's own process. Reports `W <number>` for each record that is on the volume,
 /// `E <number> <error>` for one that failed, and ends at the end of its input.
-pub(crate) fn child(path: &Path, block: bool) -> ExitCode {
+pub(crate) fn child(path: &Path, block: bool, pace: Pace) -> ExitCode {
     let mut options = File::options();
     options.write(true).read(true);
     if block {
@@ -65,13 +76,12 @@ pub(crate) fn child(path: &Path, block: bool) -> ExitCode {
         let _ = std::io::stdin().read_line(&mut line);
         told.store(true, std::sync::atomic::Ordering::SeqCst);
     });
-    let slots = if block { SLOTS } else { FILE_SLOTS };
     let mut out = std::io::stdout();
     let mut number = 1u64;
     while !stop.load(std::sync::atomic::Ordering::SeqCst) {
         let mut buffer = Box::new(Aligned([0; RECORD]));
         buffer.0.copy_from_slice(&record(number));
-        let offset = (number % slots) * RECORD as u64;
+        let offset = (number % pace.slots) * RECORD as u64;
         let written = file
             .write_all_at(&buffer.0, offset)
             .and_then(|()| if block { Ok(()) } else { file.sync_data() });
@@ -83,7 +93,7 @@ pub(crate) fn child(path: &Path, block: bool) -> ExitCode {
             return ExitCode::FAILURE;
         }
         number += 1;
-        std::thread::sleep(PACE);
+        std::thread::sleep(Duration::from_millis(pace.pause_ms));
     }
     ExitCode::SUCCESS
 }
@@ -93,6 +103,7 @@ pub(crate) struct Writer {
     child: Child,
     path: PathBuf,
     block: bool,
+    slots: u64,
     seen: Arc<Mutex<Seen>>,
 }
 
@@ -107,9 +118,15 @@ struct Seen {
 
 impl Writer {
     pub(crate) fn start(path: &Path, block: bool) -> Result<Self> {
+        Self::start_paced(path, block, Pace::usual(block))
+    }
+
+    pub(crate) fn start_paced(path: &Path, block: bool, pace: Pace) -> Result<Self> {
         let path = if block { path.to_owned() } else { path.join("records") };
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("writer").arg("--path").arg(&path);
+        command.args(["--pause-ms", &pace.pause_ms.to_string()]);
+        command.args(["--slots", &pace.slots.to_string()]);
         if block {
             command.arg("--block");
         }
@@ -129,11 +146,15 @@ impl Writer {
                 }
             }
         });
-        Ok(Self { child, path, block, seen })
+        Ok(Self { child, path, block, slots: pace.slots, seen })
     }
 
     fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     pub(crate) fn last(&self) -> u64 {
@@ -159,6 +180,20 @@ impl Writer {
             previous = *at;
         }
         longest.max(to.duration_since(previous))
+    }
+
+    /// Waits for the write under way to fail, and gives its error.
+    pub(crate) async fn fails(&self, patience: Duration) -> Result<String> {
+        let began = Instant::now();
+        loop {
+            if let Some(error) = self.error() {
+                return Ok(error);
+            }
+            if began.elapsed() > patience {
+                bail!("after {patience:?} the waiting write has not failed");
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Waits until `more` further records are on the volume.
@@ -194,19 +229,18 @@ impl Writer {
     /// Reads everything back: each place must hold the newest record that was reported for
     /// it, whole. Returns how many records were checked.
     pub(crate) fn verify(&self, last: u64) -> Result<u64> {
-        verify(&self.path, self.block, last)
+        verify(&self.path, self.block, self.slots, last)
     }
 }
 
 /// Checks a volume's records against the number of the last one reported.
-fn verify(path: &Path, block: bool, last: u64) -> Result<u64> {
+fn verify(path: &Path, block: bool, slots: u64, last: u64) -> Result<u64> {
     let mut options = File::options();
     options.read(true);
     if block {
         options.custom_flags(libc::O_DIRECT);
     }
     let file = options.open(path).with_context(|| format!("open {}", path.display()))?;
-    let slots = if block { SLOTS } else { FILE_SLOTS };
     let newest_first = (last.saturating_sub(slots - 1)..=last).filter(|n| *n > 0);
     let mut checked = 0;
     for number in newest_first {

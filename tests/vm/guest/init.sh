@@ -43,5 +43,5 @@ mount -o bind /lower"$KERNEL_DIR/lib/modules/$RELEASE" lib/modules/"$RELEASE"
 mount -t 9p -o trans=virtio,version=9p2000.L,msize=1048576,cache=none results results
 
 $bb mkdir -p run/rds-vm run/lock
-$bb cp /busybox /job.sh /root.sh run/rds-vm/
-exec $bb switch_root /root /run/rds-vm/busybox sh /run/rds-vm/root.sh
+$bb cp /busybox /job.sh /second.sh /command.sh run/rds-vm/
+exec $bb switch_root /root /run/rds-vm/busybox sh /run/rds-vm/second.sh

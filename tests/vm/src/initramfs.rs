@@ -14,7 +14,7 @@ use crate::kernels::Kernel;
 use crate::quote::{sh, sh_words};
 
 const FIRST_STAGE: &str = include_str!("../guest/init.sh");
-const SECOND_STAGE: &str = include_str!("../guest/root.sh");
+const LAST_STAGE: &str = include_str!("../guest/command.sh");
 
 /// What the first stage needs before it sees `/lib/modules`; everything else is loaded
 /// from there, with modprobe.
@@ -23,9 +23,28 @@ const BOOT_MODULES: [&str; 5] = ["virtio_pci", "9pnet_virtio", "9p", "overlay", 
 /// How long before the deadline the guest lists its blocked tasks.
 const BLOCKED_TASKS_LEAD: Duration = Duration::from_secs(5);
 
+/// What is process 1 in the guest while the command runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Init {
+    /// A script of ours, which starts udev and the command.
+    Script,
+    /// This machine's systemd, with nothing in it but the command.
+    Systemd,
+}
+
+impl Init {
+    fn second_stage(self) -> &'static str {
+        match self {
+            Self::Script => include_str!("../guest/root.sh"),
+            Self::Systemd => include_str!("../guest/systemd.sh"),
+        }
+    }
+}
+
 /// What the guest is to do.
 pub(crate) struct Job<'a> {
     pub(crate) token: &'a str,
+    pub(crate) init: Init,
     pub(crate) directory: &'a Path,
     pub(crate) command: &'a [String],
     pub(crate) environment: &'a [(String, String)],
@@ -36,7 +55,8 @@ pub(crate) struct Job<'a> {
 pub(crate) fn build(kernel: &Kernel, job: &Job<'_>) -> Result<Vec<u8>> {
     let mut archive = base()?;
     archive.file("init", 0o755, FIRST_STAGE.as_bytes());
-    archive.file("root.sh", 0o755, SECOND_STAGE.as_bytes());
+    archive.file("second.sh", 0o755, job.init.second_stage().as_bytes());
+    archive.file("command.sh", 0o755, LAST_STAGE.as_bytes());
     archive.file("job.sh", 0o600, script(kernel, job)?.as_bytes());
     archive.directory("modules");
     for (index, module) in boot_modules(kernel)?.iter().enumerate() {
@@ -145,8 +165,9 @@ mod tests {
     }
 
     #[test]
-    fn the_second_stage_is_a_shell_script_without_syntax_errors() {
-        for stage in [FIRST_STAGE, SECOND_STAGE] {
+    fn the_stages_are_shell_scripts_without_syntax_errors() {
+        let second = [Init::Script, Init::Systemd].map(Init::second_stage);
+        for stage in [FIRST_STAGE, second[0], second[1], LAST_STAGE] {
             let status = Command::new("sh").args(["-n", "-c", stage]).status();
             assert!(status.is_ok_and(|status| status.success()));
         }

@@ -32,8 +32,9 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::accel::Accel;
 use crate::choose::Series;
+use crate::initramfs::Init;
 use crate::layout::Layout;
-use crate::run::{Multipath, Request, STATUS_NO_GUEST};
+use crate::run::{Multipath, Request, STATUS_NO_GUEST, Until};
 
 /// Runs a command as root under a real Linux kernel, in a virtual machine that sees this
 /// machine's files (read only, with an overlay in memory).
@@ -82,6 +83,15 @@ struct RunArgs {
     /// Memory of the guest in MiB
     #[arg(long, default_value_t = 2048)]
     memory: u32,
+    /// Process 1 is this machine's systemd, with none of the services enabled here
+    #[arg(long)]
+    systemd: bool,
+    /// The command shuts the guest down: that it ends, and in time, is success
+    #[arg(long)]
+    until_shutdown: bool,
+    /// Keep the guest's scratch disk, made anew, in this file
+    #[arg(long)]
+    scratch: Option<PathBuf>,
     /// Directory that the guest sees as /results, writable [default: vm/results/RUN]
     #[arg(long)]
     results: Option<PathBuf>,
@@ -157,5 +167,8 @@ fn request(args: RunArgs) -> Request {
         log: args.log,
         environment: args.env,
         command: args.command,
+        init: if args.systemd { Init::Systemd } else { Init::Script },
+        until: if args.until_shutdown { Until::Shutdown } else { Until::Exit },
+        scratch: args.scratch,
     }
 }

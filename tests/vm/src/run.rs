@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use crate::accel::{self, Accel};
 use crate::choose::Series;
 use crate::guest::{self, BOOT_DEADLINE, Ending};
-use crate::initramfs::{self, Job};
+use crate::initramfs::{self, Init, Job};
 use crate::layout::{self, Layout};
 use crate::qemu::{Devices, Machine};
 use crate::{command, console, kernels};
@@ -59,6 +59,20 @@ pub(crate) struct Request {
     pub(crate) log: Option<PathBuf>,
     pub(crate) environment: Vec<(String, String)>,
     pub(crate) command: Vec<String>,
+    pub(crate) init: Init,
+    /// Whether the command is expected to shut the guest down, rather than to end by itself.
+    pub(crate) until: Until,
+    /// Keeps the guest's scratch disk under this name.
+    pub(crate) scratch: Option<PathBuf>,
+}
+
+/// What ends a run well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Until {
+    /// The command's end.
+    Exit,
+    /// The guest's own, which the command brings about.
+    Shutdown,
 }
 
 /// Gives the exit status for this process.
@@ -75,6 +89,7 @@ pub(crate) fn run(layout: &Layout, request: &Request) -> Result<u8> {
     let environment = environment(request);
     let job = Job {
         token: token.trim(),
+        init: request.init,
         directory: &directory,
         command: &request.command,
         environment: &environment,
@@ -85,7 +100,8 @@ pub(crate) fn run(layout: &Layout, request: &Request) -> Result<u8> {
         .prefix(layout::RUN_PREFIX)
         .tempdir_in(layout.root())
         .with_context(|| format!("creating a directory in {}", layout.root().display()))?;
-    let (initramfs, scratch) = (files.path().join("initramfs"), files.path().join("scratch"));
+    let initramfs = files.path().join("initramfs");
+    let scratch = request.scratch.clone().unwrap_or_else(|| files.path().join("scratch"));
     fs::write(&initramfs, initramfs::build(&kernel, &job)?)
         .with_context(|| format!("writing {}", initramfs.display()))?;
     make_scratch(&scratch)?;
@@ -122,7 +138,14 @@ pub(crate) fn run(layout: &Layout, request: &Request) -> Result<u8> {
             None => break ending,
         }
     };
-    Ok(report(&ending, &log, request.timeout))
+    Ok(match (request.until, ending) {
+        (Until::Shutdown, Ending::Died) => 0,
+        (Until::Shutdown, Ending::Exit(status)) => {
+            eprintln!("rds-vm: the command ended with {status} and shut nothing down");
+            1
+        }
+        (_, ending) => report(&ending, &log, request.timeout),
+    })
 }
 
 fn working_directory() -> Result<PathBuf> {

@@ -43,8 +43,13 @@ impl Machine {
             return self.delete(&old.name, now);
         }
         let mut ours: Vec<_> = standing.into_iter().filter(|c| self.is_ours(c)).collect();
-        // Two controllers for one volume are never wanted; keep the one that is live.
-        ours.sort_by_key(|c| (c.state != ControllerState::Live, c.name.as_str()));
+        // Two controllers for one volume are never wanted; keep the one that is live, and of
+        // two such the one that carries the I/O: another was made by hand, with other
+        // timeouts, and to take the path away is an outage.
+        let path = seen.shield.as_ref().and_then(|s| s.path);
+        let carries =
+            |c: &Controller| path.is_some() && path == c.namespace.as_ref().map(|n| n.number);
+        ours.sort_by_key(|c| (c.state != ControllerState::Live, !carries(c), c.name.as_str()));
         if let Some(extra) = ours.get(1) {
             return self.delete(&extra.name, now);
         }

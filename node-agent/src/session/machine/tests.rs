@@ -601,3 +601,15 @@ fn a_live_session_whose_shield_fails_io_is_made_to_queue_again() {
     let fails = ShieldSeen { queueing: false, ..shield(1, true) };
     assert_eq!(story.sees(&[&up], Some(fails)), Some(Action::Map(namespace(1, "w1"))));
 }
+
+#[test]
+fn of_two_live_controllers_the_one_that_carries_the_io_is_kept() {
+    let mut story = Story::live();
+    let ours = Controller {
+        name: "nvme5".into(),
+        ..controller(ControllerState::Live, Some(namespace(1, "w1")))
+    };
+    let by_hand = controller(ControllerState::Live, Some(namespace(2, "w1")));
+    let action = story.sees(&[&by_hand, &ours], Some(shield(1, true)));
+    assert_eq!(action, Some(Action::Delete("nvme0".into())), "not the one in use");
+}

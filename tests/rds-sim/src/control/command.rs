@@ -124,6 +124,11 @@ pub enum ControlCommand {
         /// Default: until `heal`.
         seconds: Option<f64>,
     },
+    /// The portal refuses connections, with RST, and has none left (nft, ss -K).
+    RefuseConnections {
+        /// Default: until `heal`.
+        seconds: Option<f64>,
+    },
     /// Let packets pass again.
     Heal,
     /// Abort the portal's connections (ss -K).

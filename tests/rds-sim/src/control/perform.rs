@@ -104,15 +104,12 @@ pub async fn perform(sim: &Arc<Sim>, command: ControlCommand) -> Result<Value, F
         ControlCommand::DropPackets { seconds: duration } => {
             let duration = duration.map(seconds).transpose()?;
             network::drop_packets(sim.config.portal).await.map_err(text)?;
-            if let Some(duration) = duration {
-                let portal = sim.config.portal;
-                tokio::spawn(async move {
-                    tokio::time::sleep(duration).await;
-                    if let Err(e) = network::heal(portal).await {
-                        tracing::error!("heal: {e}");
-                    }
-                });
-            }
+            heal_after(sim, duration);
+        }
+        ControlCommand::RefuseConnections { seconds: duration } => {
+            let duration = duration.map(seconds).transpose()?;
+            network::refuse(sim.config.portal).await.map_err(text)?;
+            heal_after(sim, duration);
         }
         ControlCommand::Heal => network::heal(sim.config.portal).await.map_err(text)?,
         ControlCommand::ResetConnections => {
@@ -127,6 +124,17 @@ pub async fn perform(sim: &Arc<Sim>, command: ControlCommand) -> Result<Value, F
         }
     }
     Ok(done)
+}
+
+fn heal_after(sim: &Arc<Sim>, duration: Option<Duration>) {
+    let Some(duration) = duration else { return };
+    let portal = sim.config.portal;
+    tokio::spawn(async move {
+        tokio::time::sleep(duration).await;
+        if let Err(e) = network::heal(portal).await {
+            tracing::error!("heal: {e}");
+        }
+    });
 }
 
 fn management(sim: &Arc<Sim>, mode: Mode, duration: Option<Duration>) {

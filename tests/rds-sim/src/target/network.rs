@@ -12,22 +12,40 @@ use super::TargetError;
 /// Table that holds our rules and nothing else; removing it heals.
 const TABLE: &str = "rdssim";
 
-/// Drops every packet to and from the portal.
-pub async fn drop_packets(portal: SocketAddr) -> Result<(), TargetError> {
-    heal(portal).await?;
+/// What selects a packet to the portal, and one from it.
+fn selectors(portal: SocketAddr) -> (String, String) {
     let port = portal.port();
     let (to, from) = match portal.ip() {
         ip if ip.is_unspecified() => (String::new(), String::new()),
         IpAddr::V4(ip) => (format!("ip daddr {ip} "), format!("ip saddr {ip} ")),
         IpAddr::V6(ip) => (format!("ip6 daddr {ip} "), format!("ip6 saddr {ip} ")),
     };
-    let table = table(portal);
+    (format!("{to}tcp dport {port}"), format!("{from}tcp sport {port}"))
+}
+
+/// Drops every packet to and from the portal.
+pub async fn drop_packets(portal: SocketAddr) -> Result<(), TargetError> {
+    heal(portal).await?;
+    let ((to, from), table) = (selectors(portal), table(portal));
     let rules = format!(
         "table inet {table} {{\n\
-         chain in {{ type filter hook input priority -300; {to}tcp dport {port} drop; }}\n\
-         chain out {{ type filter hook output priority -300; {from}tcp sport {port} drop; }}\n}}\n"
+         chain in {{ type filter hook input priority -300; {to} drop; }}\n\
+         chain out {{ type filter hook output priority -300; {from} drop; }}\n}}\n"
     );
     run("nft", &[rules.as_str()]).await
+}
+
+/// Answers every packet to the portal with RST, as a machine does on which nobody listens,
+/// and ends the connections there are.
+pub async fn refuse(portal: SocketAddr) -> Result<(), TargetError> {
+    heal(portal).await?;
+    let ((to, _), table) = (selectors(portal), table(portal));
+    let rules = format!(
+        "table inet {table} {{\n\
+         chain in {{ type filter hook input priority -300; {to} reject with tcp reset; }}\n}}\n"
+    );
+    run("nft", &[rules.as_str()]).await?;
+    reset_connections(portal).await
 }
 
 /// Lets packets pass again.
