@@ -104,6 +104,7 @@ pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(options) => {
             crate::logging::start(options.log_json);
+            crate::kernel::process::bound_memory();
             on_runtime(async {
                 match crate::server::serve(options).await {
                     Ok(()) => ExitCode::SUCCESS,

@@ -13,6 +13,8 @@ pub struct IoCounters {
     pub completed: u64,
     /// Requests that have not.
     pub in_flight: u64,
+    /// Of those that ended, the ones that may have changed what the device holds.
+    pub changes: u64,
 }
 
 /// Reads them again and again; each device's file stays open, which is most of the cost of a
@@ -53,8 +55,10 @@ fn parse(stat: &str) -> Option<IoCounters> {
     let fields: Vec<u64> =
         stat.split_whitespace().map(|word| word.parse().ok()).collect::<Option<_>>()?;
     let (reads, writes, in_flight) = (fields.first()?, fields.get(4)?, *fields.get(8)?);
-    let later = [11, 15].into_iter().filter_map(|n| fields.get(n)).sum::<u64>();
-    Some(IoCounters { completed: reads + writes + later, in_flight })
+    let discards = fields.get(11).copied().unwrap_or(0);
+    let flushes = fields.get(15).copied().unwrap_or(0);
+    let changes = writes + discards;
+    Some(IoCounters { completed: reads + changes + flushes, in_flight, changes })
 }
 
 #[cfg(test)]
@@ -65,8 +69,14 @@ mod tests {
     fn the_counters_of_a_device() {
         // A dm-multipath device with waiting requests, as Linux 6.1 prints it.
         let line = "     103        0     2312       40      211        0    37408     1208        3     1200     1250        2        0       16        1        7        0\n";
-        assert_eq!(parse(line), Some(IoCounters { completed: 103 + 211 + 2 + 7, in_flight: 3 }));
-        assert_eq!(parse("1 0 2 3 4 0 5 6 7 8 9"), Some(IoCounters { completed: 5, in_flight: 7 }));
+        assert_eq!(
+            parse(line),
+            Some(IoCounters { completed: 103 + 211 + 2 + 7, in_flight: 3, changes: 211 + 2 })
+        );
+        assert_eq!(
+            parse("1 0 2 3 4 0 5 6 7 8 9"),
+            Some(IoCounters { completed: 5, in_flight: 7, changes: 4 })
+        );
         assert_eq!(parse(""), None);
         assert_eq!(parse("1 2 x"), None);
     }

@@ -5,6 +5,42 @@ use std::fs;
 
 use tracing::warn;
 
+/// What one of the allocator's arenas may grow to is kept by it, locked. By default there are
+/// eight arenas a processor, and after the first large buffer is freed the next ones come from
+/// them instead of from the kernel.
+#[cfg(target_env = "gnu")]
+const ARENAS: libc::c_int = 2;
+#[cfg(target_env = "gnu")]
+const LARGE: libc::c_int = 128 * 1024;
+
+/// Keeps memory from being resident that is not used: to be called before threads are made,
+/// since an arena or a huge page that is there stays.
+pub fn bound_memory() {
+    // The first byte of a thread's stack would cost 2 MiB.
+    if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
+        warn!(%error, "the agent may get huge pages, and needs more memory");
+    }
+    bound_allocator();
+}
+
+#[cfg(target_env = "gnu")]
+#[allow(unsafe_code)]
+fn bound_allocator() {
+    // SAFETY: mallopt(3) changes numbers of the allocator under its own lock; it takes no
+    // pointers and gives none.
+    let done = unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, ARENAS) == 1
+            && libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE) == 1
+    };
+    if !done {
+        warn!("the allocator keeps its defaults; the agent needs more memory");
+    }
+}
+
+/// Other allocators have no such arenas.
+#[cfg(not(target_env = "gnu"))]
+fn bound_allocator() {}
+
 /// Marks the process as one that write-back depends on, locks its memory, and lets the
 /// out-of-memory killer take others first. Each is best effort: without it the agent
 /// still works, less surely under memory pressure.

@@ -240,7 +240,10 @@ pub(super) mod tests {
     pub(in crate::metrics) fn moment() -> Moment {
         let now = Instant::now();
         let stalled_since = now.checked_sub(Duration::from_secs(7));
-        let io = HashMap::from([(VOLUME.parse().unwrap(), Io { in_flight: 4, stalled_since })]);
+        let io = HashMap::from([(
+            VOLUME.parse().unwrap(),
+            Io { in_flight: 4, stalled_since, changes: 0 },
+        )]);
         Moment {
             views: vec![view(VOLUME, State::Degraded)],
             look: Some((Duration::from_millis(300), io)),

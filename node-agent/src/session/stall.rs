@@ -56,7 +56,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn counters(completed: u64, in_flight: u64) -> IoCounters {
-        IoCounters { completed, in_flight }
+        IoCounters { completed, in_flight, changes: 0 }
     }
 
     #[test]

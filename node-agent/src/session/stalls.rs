@@ -19,6 +19,8 @@ pub struct Io {
     pub in_flight: u64,
     /// Since when none has got one, if that is so.
     pub stalled_since: Option<Instant>,
+    /// Requests so far that may have changed what the volume holds.
+    pub changes: u64,
 }
 
 /// A tracker for each shield.
@@ -60,7 +62,8 @@ impl Stalls {
             }
             let since = tracker.stalled_since(millis);
             let stalled_since = since.map(|ms| self.epoch + Duration::from_millis(ms));
-            fares.insert(volume.clone(), Io { in_flight: counters.in_flight, stalled_since });
+            let IoCounters { in_flight, changes, .. } = counters;
+            fares.insert(volume.clone(), Io { in_flight, stalled_since, changes });
         }
         fares
     }
@@ -101,18 +104,18 @@ mod tests {
             let now = start + Duration::from_secs(second);
             let read = |n: DeviceNumber| {
                 let completed = if n.minor == 1 { 7 } else { second };
-                Some(IoCounters { completed, in_flight: 2 })
+                Some(IoCounters { completed, in_flight: 2, changes: 1 })
             };
             let fares = stalls.look(&shields, read, now, |d| ended.push(d));
             assert_eq!(fares.get(&dark), None);
-            assert_eq!(fares[&flowing], Io { in_flight: 2, stalled_since: None });
+            assert_eq!(fares[&flowing], Io { in_flight: 2, stalled_since: None, changes: 1 });
             assert_eq!(fares[&stuck].stalled_since, (second > 0).then_some(start));
         }
         assert!(ended.is_empty());
         // A new device under the name: its counters have nothing to do with the old one's.
         shields.insert(stuck.clone(), Ok(shield(9)));
         let now = start + Duration::from_secs(10);
-        let read = |_| Some(IoCounters { completed: 7, in_flight: 1 });
+        let read = |_| Some(IoCounters { completed: 7, in_flight: 1, changes: 1 });
         let fares = stalls.look(&shields, read, now, |d| ended.push(d));
         assert_eq!(fares[&stuck].stalled_since, None);
         let fares = stalls.look(&shields, |_| None, now, |d| ended.push(d));

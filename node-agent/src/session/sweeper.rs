@@ -46,6 +46,13 @@ pub struct Sweep {
     pub io: HashMap<VolumeId, Io>,
 }
 
+impl Sweep {
+    /// Requests so far that may have changed what a volume holds, if that is known.
+    pub(super) fn changes(&self, volume: &VolumeId) -> Option<u64> {
+        self.io.get(volume).map(|io| io.changes)
+    }
+}
+
 /// Makes the next look come at once. Cheap to clone.
 #[derive(Clone)]
 pub struct Waker(SyncSender<()>);

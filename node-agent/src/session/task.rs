@@ -83,6 +83,9 @@ pub(super) struct Task {
     outcome: Option<oneshot::Receiver<Outcome>>,
     waiting_fail: Vec<oneshot::Sender<Result<()>>>,
     sampled_at: Option<Instant>,
+    /// Writes to the shield so far, and how many there had been at the last sample.
+    changes: Option<u64>,
+    sampled_changes: Option<u64>,
     sample_journalled_at: Option<Instant>,
     sampling: Option<oneshot::Receiver<Samples>>,
     telemetry: Telemetry,
@@ -113,6 +116,8 @@ impl Task {
             outcome: None,
             waiting_fail: Vec::new(),
             sampled_at: None,
+            changes: None,
+            sampled_changes: None,
             sample_journalled_at: None,
             sampling: None,
             registration: Registration::default(),
@@ -158,12 +163,14 @@ impl Task {
                 changed = sweeps.changed() => {
                     if changed.is_err() { return; }
                     let sweep = sweeps.borrow_and_update().clone();
+                    self.changes = sweep.as_ref().and_then(|s| s.changes(&self.record.spec.volume));
                     match sweep.and_then(|s| self.observe(&s)) {
                         Some(look) => Event::Observed(look),
                         None => continue,
                     }
                 }
                 samples = received(&mut self.sampling) => {
+                    if samples.is_none() { self.sampled_changes = None; }
                     if let Some(samples) = samples { self.keep_samples(samples).await; }
                     continue;
                 }
@@ -374,7 +381,7 @@ impl Task {
             }
             Command::SetContent(content, reply) => {
                 self.record.content = content;
-                self.sampled_at = None;
+                (self.sampled_at, self.sampled_changes) = (None, None);
                 let _ = reply.send(self.write_record().await);
                 None
             }
@@ -414,11 +421,14 @@ impl Task {
         let due = self.record.content == Content::Raw
             && self.sampling.is_none()
             && self.machine.state() == State::Live
-            && self.sampled_at.is_none_or(|at| at.elapsed() >= SAMPLE_EVERY);
+            && self.sampled_at.is_none_or(|at| at.elapsed() >= SAMPLE_EVERY)
+            // Reading what nobody has written to since would be most of an idle agent's work.
+            && (self.changes.is_none() || self.changes != self.sampled_changes);
         let Some((_, namespace)) = self.machine.current().filter(|_| due) else { return };
         let namespace = namespace.clone();
         let device = self.show.borrow().device.clone();
         self.sampled_at = Some(Instant::now());
+        self.sampled_changes = self.changes;
         let (send, receive) = oneshot::channel();
         self.sampling = Some(receive);
         tokio::spawn(async move {

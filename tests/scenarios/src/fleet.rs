@@ -9,7 +9,7 @@ mod writers;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use comfy_table::{Table, presets};
 use futures::{StreamExt, TryStreamExt};
 
@@ -131,7 +131,10 @@ impl Fleet {
             agent.status("Threads")?
         );
         self.note(&format!("agent with {VOLUMES} volumes, resident"), parts.clone());
-        ensure!(now * 1024 < MOST_MEMORY, "resident memory is {parts}");
+        if now * 1024 >= MOST_MEMORY {
+            println!("  largest mappings, KiB resident:\n{}", agent.largest_mappings()?);
+            bail!("resident memory is {parts}");
+        }
         Ok(())
     }
 

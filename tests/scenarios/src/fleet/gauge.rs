@@ -29,6 +29,23 @@ impl Process {
         Ok(value.parse()?)
     }
 
+    /// Where its memory is, for whoever has to find out why there is so much.
+    pub(super) fn largest_mappings(self) -> Result<String> {
+        let text = fs::read_to_string(format!("/proc/{}/smaps", self.0))?;
+        let (mut mappings, mut header) = (Vec::new(), "");
+        for line in text.lines() {
+            if line.starts_with(|c: char| c.is_ascii_digit() || c.is_ascii_lowercase()) {
+                header = line;
+            } else if let Some(rest) = line.strip_prefix("Rss:") {
+                let kib: u64 = rest.split_whitespace().next().context("Rss")?.parse()?;
+                mappings.push((kib, header));
+            }
+        }
+        mappings.sort_unstable_by(|a, b| b.cmp(a));
+        let lines = mappings.iter().take(12).map(|(kib, header)| format!("  {kib:>7} {header}"));
+        Ok(lines.collect::<Vec<_>>().join("\n"))
+    }
+
     /// User and system time, of threads that have ended too.
     pub(super) fn cpu(self) -> Result<Duration> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.0))?;
