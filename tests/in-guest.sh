@@ -10,5 +10,6 @@ status=0
 unshare -m --propagation private "$bin/rds-node-agent-kernel-tests" node::tests --test-threads=1 |
 	sed -uE 's/^test (\S+) \.\.\. ok$/ok \1/; s/^test (\S+) \.\.\. FAILED$/FAILED \1/' || status=1
 "$bin/rds-scenario" ci || status=1
+"$bin/rds-scenario" state-disk || status=1
 "$bin/rds-scenario" matrix --ci || status=1
 exit "$status"

@@ -165,6 +165,15 @@ kernel_tests() {
 		--message-format=json | sed -n 's/.*"executable":"\([^"]*rds_node_agent-[^"]*\)".*/\1/p' | tail -n 1)
 	[[ -n $built ]] && cp "$built" "$target/debug/rds-node-agent-kernel-tests"
 }
+# The agent that kills itself at named points, under a name of its own: the binary that all
+# other tests use must not be it. So it is built first, and the normal one last.
+crash_agent() {
+	[[ -e $target/debug/rds-node-agent-crash && -z ${CI:-} &&
+		-z $(find node-agent proto Cargo.lock -newer "$target/debug/rds-node-agent-crash" -print -quit) ]] && return
+	cargo build --workspace --features rds-node-agent/crash-points &&
+		cp "$target/debug/rds-node-agent" "$target/debug/rds-node-agent-crash" &&
+		cargo build --workspace
+}
 step_guest() {
 	prepared || return 0
 	if ! logged "$log" kernel_tests; then

@@ -18,6 +18,7 @@ mod doctor;
 mod generate;
 #[cfg(test)]
 mod golden_tests;
+mod journal;
 mod json;
 mod output;
 mod style;
@@ -45,6 +46,11 @@ enum Command {
     Ask(Ask),
     /// Look for whatever on this host could keep volumes from working, and tell how to mend it.
     Doctor(DoctorOptions),
+    /// Read what the agent has written down; works without a daemon, and beside one.
+    Journal(journal::Options),
+    /// List the points at which tests can kill the agent.
+    #[cfg(feature = "crash-points")]
+    CrashPoints,
     /// Unmount all volumes and let their I/O fail: what rds-csi-shutdown.service runs.
     #[command(hide = true)]
     HostShutdown,
@@ -106,6 +112,12 @@ pub fn main() -> ExitCode {
             })
         }
         Command::Ask(ask) => on_runtime(client::ask(ask)),
+        Command::Journal(options) => journal::run(&options),
+        #[cfg(feature = "crash-points")]
+        Command::CrashPoints => {
+            crate::crash::POINTS.iter().for_each(|point| println!("{point}"));
+            ExitCode::SUCCESS
+        }
         Command::HostShutdown => on_runtime(crate::host_shutdown::run()),
         Command::Doctor(options) => on_runtime(doctor::doctor(options)),
         Command::Completions { shell } => {

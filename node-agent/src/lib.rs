@@ -11,6 +11,7 @@
 //! - [`kernel`]: the edge: fabrics, sysfs, device-mapper, block devices, mounts, udev;
 //! - [`journal`]: what was intended and done, in sled, so that a crash at any point is
 //!   understood at the next start;
+//! - [`crash`]: points at which tests kill the agent, to see that this holds;
 //! - [`doctor`]: what on this host could keep all of that from working, and how to mend it;
 //! - [`host_shutdown`]: the last that is done for volumes before the host goes down;
 //! - [`metrics`]: what is counted and shown of all that, alive and ready;
@@ -18,6 +19,7 @@
 //! - [`logging`], [`cli`]: the command line, for the daemon and for the people who run it.
 
 pub mod cli;
+pub mod crash;
 mod doctor;
 pub mod error;
 pub mod host_shutdown;

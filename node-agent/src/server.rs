@@ -21,7 +21,7 @@ use tracing::{info, warn};
 use crate::cli::ServeOptions;
 use crate::error::{Error, Result};
 use crate::journal::{Journal, Opened};
-use crate::kernel::{blocking, process};
+use crate::kernel::process;
 use crate::metrics::health::Health;
 use crate::metrics::process::Process;
 use crate::metrics::rpc::CountCalls;
@@ -37,29 +37,27 @@ use crate::watchdog;
 
 /// Calls that are under way at a stop get this long; sessions are never touched by it.
 const DRAIN: Duration = Duration::from_secs(10);
-/// Opening sled replays its log.
-const JOURNAL_DEADLINE: Duration = Duration::from_secs(120);
+/// Opening sled replays its log, in far less than this. Sessions wait meanwhile, so a disk
+/// that hangs is not waited for: it is used when it answers.
+const JOURNAL_PATIENCE: Duration = Duration::from_secs(15);
 
 /// Serves until SIGTERM or SIGINT. Stopping leaves every session, device and mount as it
 /// is: the next start takes them over.
 ///
 /// # Errors
-/// If the socket, the journal or the kernel's interfaces cannot be had.
+/// If the socket or the kernel's interfaces cannot be had. A journal that cannot be used is
+/// no such reason: sessions are kept without it, new volumes are refused.
 pub async fn serve(options: ServeOptions) -> Result<()> {
     panics::install_hook();
     process::prepare_for_write_back();
+    refuse_a_second_agent(&options.socket)?;
     let (metrics, board) = (Arc::new(Metrics::new()?), Board::default());
     metrics.register(Box::new(Process::new()?))?;
     let health = Health::new(board.clone());
     if let Some(address) = options.metrics_addr {
         tokio::spawn(metrics::server::serve(address, metrics.clone(), health.clone()));
     }
-    let state_dir = options.state_dir.clone();
-    let (journal, opened) =
-        blocking("open the journal", JOURNAL_DEADLINE, move || Journal::open(&state_dir)).await?;
-    if let Opened::SetAside(path, reason) = opened {
-        warn!(path = %path.display(), reason, "began with an empty journal");
-    }
+    let journal = open_journal(&options.state_dir).await?;
     health.journal_opened(journal.clone())?;
     // Beside the socket, in /run: gone with the boot, as the sessions are.
     let run_dir = options.socket.parent().unwrap_or(Path::new("/run/rds-csi"));
@@ -95,6 +93,32 @@ pub async fn serve(options: ServeOptions) -> Result<()> {
     served.map_err(|e| Error::Unavailable(format!("serve {}: {e}", options.socket.display())))
 }
 
+async fn open_journal(state_dir: &Path) -> Result<Journal> {
+    let journal = Journal::start(state_dir)?;
+    let mut progress = journal.progress();
+    let tried = progress.wait_for(|p| p.openings + p.failures > 0);
+    let _ = tokio::time::timeout(JOURNAL_PATIENCE, tried).await;
+    let health = journal.health();
+    if let Some(problem) = health.problem {
+        warn!(problem, "started without a journal; sessions are taken over from the kernel");
+    }
+    if let Some(Opened::SetAside(path, reason)) = health.opened {
+        warn!(path = %path.display(), reason, "began with an empty journal");
+    }
+    Ok(journal)
+}
+
+/// Before anything is touched: two agents would undo each other's work.
+fn refuse_a_second_agent(path: &Path) -> Result<()> {
+    if UnixStream::connect(path).is_ok() {
+        return Err(Error::Precondition(format!(
+            "another agent is serving {}; stop it first (systemctl status rds-node-agent)",
+            path.display()
+        )));
+    }
+    Ok(())
+}
+
 /// Makes the socket, in place of one that a killed agent left behind.
 fn listen(path: &Path) -> Result<UnixListener> {
     let at = |action| Error::kernel(action, path.display());
@@ -103,12 +127,7 @@ fn listen(path: &Path) -> Result<UnixListener> {
     }
     match fs::symlink_metadata(path) {
         Ok(meta) if meta.file_type().is_socket() => {
-            if UnixStream::connect(path).is_ok() {
-                return Err(Error::Precondition(format!(
-                    "another agent is serving {}; stop it first (systemctl status rds-node-agent)",
-                    path.display()
-                )));
-            }
+            refuse_a_second_agent(path)?;
             fs::remove_file(path).map_err(at("remove the stale socket"))?;
         }
         Ok(_) => {

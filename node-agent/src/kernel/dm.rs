@@ -135,7 +135,7 @@ impl DeviceMapper {
     /// If the kernel refuses.
     pub fn target_versions(&self) -> Result<Vec<TargetVersion>> {
         let buffer = self.call(Command::ListVersions, "", "", 0, &[], 0)?;
-        Ok(parse_versions(&buffer.payload()))
+        Ok(parse_versions(buffer.payload()))
     }
 
     /// Makes a device without a table.

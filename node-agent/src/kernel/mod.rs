@@ -15,6 +15,7 @@ pub mod process;
 pub mod processes;
 pub mod programs;
 pub mod refusal;
+pub mod registry;
 pub mod sysfs;
 pub mod udev;
 

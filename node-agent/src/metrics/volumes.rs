@@ -116,7 +116,7 @@ impl Volumes {
                 now,
                 connects: keeper.connects_under_way(),
                 overdue: board.overdue(now).len(),
-                journal_errors: journal.failures(),
+                journal_errors: journal.health().errors,
             }
         })
     }

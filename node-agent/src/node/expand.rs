@@ -13,6 +13,7 @@ use super::paths::GivenPath;
 use super::request::known_volume_id;
 use super::sessions::Sessions;
 use super::{LOCAL, Node};
+use crate::crash;
 use crate::error::{Error, Result};
 use crate::kernel::mounts::{Mount, MountTable};
 use crate::kernel::{DeviceNumber, programs};
@@ -50,9 +51,11 @@ pub(crate) async fn expand<S: Sessions>(
     let required = request.capacity_range.as_ref().map_or(0, |r| r.required_bytes);
     let required = u64::try_from(required).unwrap_or(0);
     let size = wait_for(node, &volume, required).await?;
+    crash::point("expand.sized");
     if let Place::Filesystem { fs_type, path } = place {
         let (program, arguments) = grow(&fs_type, &path, &device)?;
         programs::run(&program, &arguments, &device.path, GROW, operation.clone()).await?;
+        crash::point("expand.grown");
         info!(%volume, size, fs_type, "file system grown");
     }
     Ok(size)

@@ -23,6 +23,7 @@ use super::record::{Access, Publish, StageRecord, Step};
 use super::request::{PublishRequest, WantedAccess};
 use super::sessions::Sessions;
 use super::{LOCAL, Node};
+use crate::crash;
 use crate::error::{Error, Result};
 use crate::kernel::mounts::{self, Mount, MountTable};
 use crate::kernel::{DeviceNumber, ioctl};
@@ -54,12 +55,14 @@ pub(crate) async fn publish<S: Sessions>(node: &Node<S>, request: PublishRequest
     };
     record.note_publish(Publish { target: target.clone(), read_only, confirmed: false });
     node.records.save(&operation, &record).await?;
+    crash::point("publish.recorded");
     let is_block = record.access == Access::Block;
     operation
         .run("publishing", LOCAL, move || if is_block { job.block() } else { job.filesystem() })
         .await?;
     record.note_publish(Publish { target: target.clone(), read_only, confirmed: true });
     node.records.save(&operation, &record).await?;
+    crash::point("publish.done");
     info!(volume = %request.volume, target = %target.display(), read_only, "published");
     Ok(())
 }
@@ -264,8 +267,11 @@ impl Job {
     }
 
     fn bind(&self, source: &OwnedFd, target: &OwnedFd) -> Result<()> {
+        crash::point("publish.created");
         mounts::bind(source.as_fd(), target.as_fd())
-            .map_err(Error::kernel("bind-mount at", self.target.display()))
+            .map_err(Error::kernel("bind-mount at", self.target.display()))?;
+        crash::point("publish.bound");
+        Ok(())
     }
 
     fn expect_done(&self, action: PublishAction) -> Result<()> {

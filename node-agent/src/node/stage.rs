@@ -21,6 +21,7 @@ use super::record::{StageRecord, Step};
 use super::request::{StageRequest, WantedAccess};
 use super::sessions::Sessions;
 use super::{LOCAL, Node};
+use crate::crash;
 use crate::error::{Error, Result};
 use crate::kernel::mounts::{self, MountTable};
 use crate::kernel::probe::{self, Found};
@@ -66,7 +67,9 @@ pub(crate) async fn stage<S: Sessions>(node: &Node<S>, request: StageRequest) ->
         publishes: current.map(|r| r.publishes).unwrap_or_default(),
     };
     node.records.save(&operation, &record).await?;
+    crash::point("stage.recorded");
     let attached = node.sessions.attach(request.spec.clone(), ATTACH).await?;
+    crash::point("stage.attached");
     match &request.capability.access {
         WantedAccess::Block => {
             node.sessions.set_content(&request.volume, Content::Raw).await?;
@@ -79,6 +82,7 @@ pub(crate) async fn stage<S: Sessions>(node: &Node<S>, request: StageRequest) ->
     }
     record.step = Step::Staged;
     node.records.save(&operation, &record).await?;
+    crash::point("stage.done");
     info!(volume = %request.volume, device = %attached.path.display(), staging = %staging.display(), "staged");
     Ok(())
 }
@@ -169,9 +173,11 @@ impl<S: Sessions> Filesystem<'_, S> {
         };
         let content = Content::Filesystem { fs_type: self.fs_type.as_str().to_owned(), uuid };
         self.node.sessions.set_content(&request.volume, content).await?;
+        crash::point("stage.content");
         // From here on users may write, so a later stage must never take it for unfinished.
         record.step = Step::Mounting;
         self.node.records.save(self.operation, record).await?;
+        crash::point("mount.recorded");
         self.mount(&record.staging, options, record.read_only).await
     }
 
@@ -202,8 +208,10 @@ impl<S: Sessions> Filesystem<'_, S> {
             format::mkfs(self.fs_type, &uuid, &request.mkfs_options, blank, device)?;
         record.step = Step::Formatting { uuid: uuid.clone() };
         self.node.records.save(self.operation, record).await?;
+        crash::point("mkfs.recorded");
         info!(volume = %request.volume, fs_type = self.fs_type.as_str(), %uuid, ?blank, "making a file system");
         programs::run(&program, &arguments, device, MKFS, self.operation.clone()).await?;
+        crash::point("mkfs.done");
         let made = self.probe().await?;
         let wanted =
             Found::Filesystem { fs_type: self.fs_type.as_str().to_owned(), uuid: uuid.clone() };
@@ -246,6 +254,7 @@ impl Mounting {
     fn run(self) -> Result<()> {
         use std::os::fd::AsFd;
         paths::create_dir(&self.staging)?;
+        crash::point("mount.directory");
         let target = mounts::open_path(&self.staging)
             .map_err(Error::kernel("open", self.staging.display()))?;
         expect_number(&self.device, self.number)?;
@@ -265,6 +274,7 @@ impl Mounting {
                 self.staging.display()
             ),
         ))?;
+        crash::point("mount.done");
         let table = MountTable::read()?;
         match table.at(&self.staging)[..] {
             [mount] if Layer::of_filesystem(mount, self.number).ours => Ok(()),

@@ -12,10 +12,12 @@ use rds_csi_proto::ids::VolumeId;
 use tracing::{info, warn};
 
 use super::busy;
+use super::locks::Operation;
 use super::paths::GivenPath;
 use super::sessions::Sessions;
 use super::unstage::release_if_fenced;
 use super::{LOCAL, Node};
+use crate::crash;
 use crate::error::{Error, Result};
 use crate::kernel::DeviceNumber;
 use crate::kernel::mounts::{self, MountTable};
@@ -58,13 +60,27 @@ pub(crate) async fn unpublish<S: Sessions>(
         return Err(busy::in_use_at(&path, device).await);
     }
     cleared?;
-    if let Some(mut record) = node.records.load(&operation).await?
-        && record.publish_at(&path).is_some()
+    crash::point("unpublish.removed");
+    match forget(node, &operation, &path).await {
+        // The note of a mount that is gone is no obstacle to anything, and a pod must be able
+        // to end although the disk of the journal is full.
+        Err(error @ Error::Journal(_)) => {
+            warn!(%volume, %error, "the publish is undone, but still noted");
+        }
+        other => other?,
+    }
+    crash::point("unpublish.done");
+    info!(%volume, target = %path.display(), "unpublished");
+    Ok(())
+}
+
+async fn forget<S: Sessions>(node: &Node<S>, operation: &Operation, path: &Path) -> Result<()> {
+    if let Some(mut record) = node.records.load(operation).await?
+        && record.publish_at(path).is_some()
     {
         record.publishes.retain(|p| p.target != path);
-        node.records.save(&operation, &record).await?;
+        node.records.save(operation, &record).await?;
     }
-    info!(%volume, target = %path.display(), "unpublished");
     Ok(())
 }
 
@@ -73,7 +89,10 @@ fn clear(target: &Path, other_volumes: &[DeviceNumber]) -> Result<()> {
     for _ in 0..MOST_LAYERS {
         let table = MountTable::read()?;
         let layers = table.at(target);
-        let Some(top) = layers.last() else { return remove(target) };
+        let Some(top) = layers.last() else {
+            crash::point("unpublish.unmounted");
+            return remove(target);
+        };
         if layers.len() > 1 {
             warn!(target = %target.display(), layers = layers.len(), "several mounts on top of each other are removed one by one");
         }

@@ -16,6 +16,7 @@ use super::paths::GivenPath;
 use super::record::{Access, StageRecord, Step};
 use super::sessions::Sessions;
 use super::{LOCAL, Node};
+use crate::crash;
 use crate::error::{Error, Result};
 use crate::kernel::DeviceNumber;
 use crate::kernel::mounts::{self, MountTable};
@@ -72,15 +73,19 @@ pub(crate) async fn unstage<S: Sessions>(
         let record = StageRecord { step: Step::Unstaging, ..record };
         node.records.save(&operation, &record).await?;
     }
+    crash::point("unstage.recorded");
     if plan.mounted
         && let Some(path) = &path
     {
         unmount(node, &operation, &volume, path, plan.device).await?;
     }
+    crash::point("unstage.unmounted");
     detach(node, &volume).await?;
+    crash::point("unstage.detached");
     if !unfinished {
         node.records.forget(&operation).await?;
     }
+    crash::point("unstage.done");
     info!(%volume, "unstaged");
     Ok(())
 }

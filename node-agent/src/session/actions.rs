@@ -8,6 +8,7 @@ use rds_csi_proto::ids::VolumeId;
 use tokio::sync::Semaphore;
 use tracing::{debug, info, warn};
 
+use crate::crash;
 use crate::error::{Error, Result};
 use crate::kernel::dm::DeviceMapper;
 use crate::kernel::fabrics::Held;
@@ -132,7 +133,10 @@ async fn connect(context: Context) -> Result<(), ConnectFailure> {
     };
     let spec = context.spec.clone();
     let connected = blocking(format!("connect to {}", spec.nqn), CONNECT_DEADLINE, move || {
-        fabrics::connect(&spec)
+        crash::point("connect.begin");
+        let connected = fabrics::connect(&spec);
+        crash::point("connect.done");
+        connected
     });
     match connected.await {
         Ok(instance) => {
@@ -247,6 +251,7 @@ fn check_and_map(context: &Context, namespace: &Namespace, until: Instant) -> Re
         .map_err(Error::kernel("read", &namespace.name))?;
     let compared = began.elapsed();
     if verdict == Verdict::Same && context.spec.shield {
+        crash::point("map.checked");
         let seen = shield::map(&dm, volume, namespace, Terms { until, while_active })?;
         info!(%volume, namespace = namespace.name, device = %shield::node_of(seen.number).display(), bytes = seen.size_bytes, "I/O goes to this namespace");
         debug!(%volume, ?opened, ?compared, mapped = ?began.elapsed(), "how long it took");

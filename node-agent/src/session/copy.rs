@@ -38,7 +38,15 @@ impl Copies {
         };
         if let Err(error) = write() {
             warn!(path = %path.display(), %error, "a session has no second copy of its record");
+            // Better none than one that is not true any more.
+            self.remove(&record.spec.volume);
         }
+    }
+
+    /// Whether there is one.
+    #[must_use]
+    pub fn has(&self, volume: &VolumeId) -> bool {
+        self.path(volume).exists()
     }
 
     /// Removes one.

@@ -9,6 +9,7 @@ use rds_csi_proto::ids::VolumeId;
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
+use crate::crash;
 use crate::error::{Error, Result};
 use crate::journal::{Journal, Table};
 use crate::kernel::dm::DeviceMapper;
@@ -44,6 +45,8 @@ pub struct Keeper {
 struct Inner {
     shared: Shared,
     boot_id: String,
+    /// Held while sessions are begun: what the journal says and what runs differ then.
+    beginning: tokio::sync::Mutex<()>,
     volumes: Mutex<HashMap<VolumeId, Handle>>,
 }
 
@@ -84,22 +87,55 @@ impl Keeper {
         };
         remember_transitions(&shared)?;
         let keeper = Self {
-            inner: Arc::new(Inner { shared, boot_id, volumes: Mutex::new(HashMap::new()) }),
+            inner: Arc::new(Inner {
+                shared,
+                boot_id,
+                beginning: tokio::sync::Mutex::default(),
+                volumes: Mutex::new(HashMap::new()),
+            }),
         };
-        keeper.adopt().await?;
+        keeper.adopt().await;
+        tokio::spawn(keeper.clone().adopt_when_the_journal_is_back());
         Ok(keeper)
     }
 
-    async fn adopt(&self) -> Result<()> {
+    /// What a journal says that could not be read at the start, and what one has missed.
+    async fn adopt_when_the_journal_is_back(self) {
+        let mut progress = self.inner.shared.journal.progress();
+        let mut known = progress.borrow_and_update().openings;
+        loop {
+            let Ok(now) = progress.wait_for(|p| p.openings > known).await.map(|p| p.openings)
+            else {
+                return;
+            };
+            known = now;
+            self.adopt().await;
+        }
+    }
+
+    /// Takes over what this agent does not have yet. Without a journal, what the kernel has
+    /// is taken over all the same: its users do not care why there is none.
+    async fn adopt(&self) {
+        let _beginning = self.inner.beginning.lock().await;
         let metrics = &self.inner.shared.metrics;
         metrics.adoption_begins();
         let journal = self.inner.shared.journal.clone();
         let records = blocking("read the journal", JOURNAL_DEADLINE, move || {
             journal.all::<SessionRecord>(Table::Sessions)
-        })
-        .await?;
+        });
+        let records = records.await.unwrap_or_else(|error| {
+            warn!(%error, "sessions are taken over without the journal");
+            Vec::new()
+        });
         let mut known = HashSet::new();
         for (key, record) in records {
+            let journal = &self.inner.shared.journal;
+            // Runs already, or was taken down since the records were read.
+            if self.handle(&record.spec.volume).is_some()
+                || matches!(journal.get::<SessionRecord>(Table::Sessions, &key), Ok(None))
+            {
+                continue;
+            }
             known.insert(record.spec.volume.clone());
             if record.boot_id == self.inner.boot_id {
                 info!(volume = %record.spec.volume, "taking over a session");
@@ -109,18 +145,20 @@ impl Keeper {
                 info!(volume = %record.spec.volume, "forgetting a session of an earlier boot");
                 metrics.adopted(Adopted::EarlierBoot);
                 let journal = self.inner.shared.journal.clone();
-                blocking("write the journal", JOURNAL_DEADLINE, move || {
+                let forgotten = blocking("write the journal", JOURNAL_DEADLINE, move || {
                     journal.remove(Table::Sessions, &key)
-                })
-                .await?;
+                });
+                if let Err(error) = forgotten.await {
+                    warn!(%error, "it is forgotten at a later start");
+                }
             }
         }
-        self.adopt_from_kernel(&known).await
+        self.adopt_from_kernel(&known).await;
     }
 
     /// Takes over what the journal does not know any more but the kernel still has: its
     /// journal was lost or rolled back.
-    async fn adopt_from_kernel(&self, known: &HashSet<VolumeId>) -> Result<()> {
+    async fn adopt_from_kernel(&self, known: &HashSet<VolumeId>) {
         let seen = blocking("look at the kernel", LOOK_DEADLINE, || {
             let shields = shield::list(&DeviceMapper::open()?)?;
             let shields: HashSet<_> = shields.into_iter().map(|(volume, _)| volume).collect();
@@ -131,7 +169,7 @@ impl Keeper {
             // Without device-mapper there are no shields to find; the sweeper says so too.
             Err(error) => {
                 warn!(%error, "the kernel cannot be searched for sessions that the journal lacks");
-                return Ok(());
+                return;
             }
         };
         let copies = self.inner.shared.copies.all();
@@ -144,20 +182,29 @@ impl Keeper {
             if !there || known.contains(&spec.volume) {
                 continue;
             }
-            warn!(volume = %spec.volume, "the journal lost this session; it is taken over from its copy");
-            self.inner.shared.metrics.adopted(Adopted::Copy);
-            self.write(&record).await?;
-            self.spawn(record);
+            let volume = spec.volume.clone();
+            if self.handle(&volume).is_none() {
+                if !self.inner.shared.copies.has(&volume) {
+                    continue;
+                }
+                warn!(%volume, "the journal lacks this session; it is taken over from its copy");
+                self.inner.shared.metrics.adopted(Adopted::Copy);
+                self.spawn(record);
+            }
+            // By its task, which alone knows what is true by now.
+            if let Err(error) = self.ask(&volume, Command::WriteRecord).await {
+                warn!(%volume, %error, "the journal lacks this session for now");
+            }
         }
         for volume in shields.iter().filter(|v| self.handle(v).is_none()) {
             self.inner.shared.metrics.adopted(Adopted::UnknownShield);
             error!(%volume, "a shield of which nothing is known: I/O on it works while its session does, but nobody reconnects it; unmount it and stage the volume anew");
         }
-        Ok(())
     }
 
     async fn write(&self, record: &SessionRecord) -> Result<()> {
         self.inner.shared.copies.write(record);
+        crash::point("session.copied");
         let (journal, record) = (self.inner.shared.journal.clone(), record.clone());
         blocking("write the journal", JOURNAL_DEADLINE, move || {
             journal.put(Table::Sessions, record.spec.volume.as_str(), &record)
@@ -228,6 +275,7 @@ impl Keeper {
     }
 
     async fn begin(&self, spec: SessionSpec) -> Result<Handle> {
+        let _beginning = self.inner.beginning.lock().await;
         let record = SessionRecord {
             spec,
             boot_id: self.inner.boot_id.clone(),
@@ -236,6 +284,7 @@ impl Keeper {
             samples: Samples::default(),
         };
         self.write(&record).await?;
+        crash::point("session.begun");
         Ok(self.spawn(record))
     }
 
@@ -414,7 +463,7 @@ fn remember_transitions(shared: &Shared) -> Result<()> {
                     Ok(entry) => {
                         let kept =
                             journal.remember(entry.volume.as_str(), entry.at_unix_ms, &entry);
-                        if let Err(error) = journal.counted(kept) {
+                        if let Err(error) = kept {
                             warn!(%error, "the history lacks a transition");
                         }
                     }

@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use rds_csi_proto::ids::VolumeId;
 
+use crate::crash;
 use crate::error::{Error, Result};
 use crate::kernel::DeviceNumber;
 use crate::kernel::dm::{DeviceMapper, Target};
@@ -136,6 +137,7 @@ pub fn map(
         Some(seen) => seen,
         None => {
             dm.create(&name, &format!("{UUID_PREFIX}{volume}"))?;
+            crash::point("map.created");
             look(dm, volume)?.ok_or_else(vanished)?
         }
     };
@@ -171,6 +173,7 @@ fn swap(
 ) -> Result<()> {
     // Loaded first: a table that the kernel refuses must not find the device suspended.
     dm.load(name, table)?;
+    crash::point("map.loaded");
     if seen.size_bytes > 0 && !seen.suspended {
         let suspended = dm.suspend(name);
         // It waits for I/O below, so it may have taken long.
@@ -186,8 +189,11 @@ fn swap(
             let _ = dm.resume(name);
             return Err(error);
         }
+        crash::point("map.suspended");
     }
-    dm.resume(name)
+    dm.resume(name)?;
+    crash::point("map.done");
+    Ok(())
 }
 
 /// Stops queueing: I/O fails while there is no path.

@@ -8,10 +8,12 @@ use rds_csi_proto::agent::State;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
+use crate::crash;
 use crate::error::{Error, Result};
 use crate::journal::{Journal, Table, now_unix_ms};
 use crate::kernel::dm::DeviceMapper;
 use crate::kernel::fabrics::Held;
+use crate::kernel::registry::Registration;
 use crate::kernel::{blocking, sysfs};
 use crate::metrics::Metrics;
 
@@ -42,6 +44,8 @@ pub(super) enum Command {
     Reconnect(oneshot::Sender<Result<String>>),
     Rescan(oneshot::Sender<Result<String>>),
     Fail(oneshot::Sender<Result<()>>),
+    /// Written down again, since the journal may lack it.
+    WriteRecord(oneshot::Sender<Result<()>>),
     SetContent(Content, oneshot::Sender<Result<()>>),
     Detach(Instant, oneshot::Sender<Result<()>>),
 }
@@ -82,6 +86,7 @@ pub(super) struct Task {
     sampling: Option<oneshot::Receiver<Samples>>,
     telemetry: Telemetry,
     beat: Beat,
+    registration: Registration,
     /// The portal, while the session is lost.
     portal: Option<(Arc<Watched>, watch::Receiver<Option<PortalSeen>>)>,
 }
@@ -109,6 +114,7 @@ impl Task {
             sampled_at: None,
             sample_journalled_at: None,
             sampling: None,
+            registration: Registration::default(),
             portal: None,
         }
     }
@@ -267,6 +273,7 @@ impl Task {
             let _ = self.shared.transitions.send(entry);
         }
         let machine = &self.machine;
+        self.registration.follow(machine.current().map(|(c, _)| c.name.as_str()));
         self.show.send_modify(|view| {
             if !changes.is_empty() {
                 view.since_unix_ms = now;
@@ -359,6 +366,10 @@ impl Task {
             Command::Fail(reply) => {
                 self.waiting_fail.push(reply);
                 Some(Event::Fail)
+            }
+            Command::WriteRecord(reply) => {
+                let _ = reply.send(self.write_record().await);
+                None
             }
             Command::SetContent(content, reply) => {
                 self.record.content = content;
@@ -469,9 +480,11 @@ impl Task {
         let id = volume.clone();
         self.step("remove the shield", left(), move || shield::remove(&DeviceMapper::open()?, &id))
             .await?;
+        crash::point("detach.unshielded");
         // From here on there is no way back: the volume has no users.
         self.record.phase = Phase::Detaching;
         self.write_record().await?;
+        crash::point("detach.recorded");
         let nqn = self.record.spec.nqn.clone();
         for controller in self.controllers().await? {
             info!(%volume, controller = controller.name, "disconnecting");
@@ -498,12 +511,16 @@ impl Task {
                 left.name, left.state
             )));
         }
+        crash::point("detach.deleted");
+        // Before the record: whoever finds no record has nothing more to clear away.
+        self.shared.copies.remove(&volume);
         let (journal, id) = (self.shared.journal.clone(), volume.clone());
         self.step("write the journal", JOURNAL_DEADLINE, move || {
             journal.remove(Table::Sessions, id.as_str())
         })
         .await?;
-        self.shared.copies.remove(&volume);
+        crash::point("detach.forgotten");
+        self.registration.follow(None);
         info!(%volume, "detached");
         Ok(())
     }

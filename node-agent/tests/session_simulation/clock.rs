@@ -26,6 +26,8 @@ pub(crate) enum Due {
     Done(u64, Outcome),
     AgentStarts,
     DrainRefused,
+    TakeDown(u64, u8),
+    Stage,
     // The kernel.
     ConnectEnds(u64, u64),
     DeleteEnds(u64),

@@ -12,6 +12,7 @@ use rds_node_agent::session::machine::{
 };
 
 use crate::clock::Due;
+use crate::journal::Record;
 use crate::world::{World, host_nqn, name_of};
 
 /// As in task.rs and sweeper.rs.
@@ -75,7 +76,17 @@ pub(crate) struct Sim {
     pub(crate) has_permit: bool,
     pub(crate) map: Option<crate::work::MapWork>,
     /// Which agent runs: what an earlier one began is ignored.
-    agent: u64,
+    pub(crate) agent: u64,
+    /// What was asked of the kernel before this boot is gone with it.
+    pub(crate) first_token: u64,
+    pub(crate) boot: u64,
+    pub(crate) journal: Option<Record>,
+    /// Unstage has begun, and is repeated until it is done.
+    pub(crate) leaving: bool,
+    /// It has come so far that there is no way back.
+    pub(crate) unmounted: bool,
+    /// Its writes had been failed.
+    pub(crate) gave_up: bool,
     tick: u64,
     look: u64,
     looking: bool,
@@ -101,7 +112,8 @@ pub(crate) struct Sim {
 
 impl Sim {
     pub(crate) fn new(w: World, mut config: Config, gate: Gate) -> Self {
-        config.host_nqn = host_nqn(w.epoch);
+        let epoch = w.epoch;
+        config.host_nqn = host_nqn(epoch);
         let mut sim = Self {
             w,
             config,
@@ -116,6 +128,12 @@ impl Sim {
             has_permit: false,
             map: None,
             agent: 0,
+            first_token: 0,
+            boot: 1,
+            journal: Some(Record::new(1, epoch)),
+            leaving: false,
+            unmounted: false,
+            gave_up: false,
             tick: 0,
             look: 0,
             looking: false,
@@ -142,6 +160,7 @@ impl Sim {
             return;
         }
         self.w.note(|| "agent starts".into());
+        let Some(phase) = self.recall() else { return };
         self.born = self.w.now();
         self.machine = Some(Machine::new(self.config.clone(), 0));
         (self.fenced, self.blocked, self.draining, self.was_live) = (false, false, false, false);
@@ -150,17 +169,22 @@ impl Sim {
         (self.looking, self.arrives_at) = (false, self.born);
         self.told_of_portal = None;
         self.w.clock.after(1, Due::PortalAsked(self.agent));
+        self.resume(phase);
         self.wake();
         self.plan_tick();
     }
 
     /// The agent is killed: what it was doing ends wherever it had got to.
     pub(crate) fn kill_agent(&mut self) {
-        if self.machine.take().is_none() {
-            return;
+        if self.machine.is_some() {
+            self.w.note(|| "agent is killed".into());
+            self.abandon_work();
+            self.forget_machine();
         }
-        self.w.note(|| "agent is killed".into());
-        self.abandon_work();
+    }
+
+    pub(crate) fn forget_machine(&mut self) {
+        self.machine = None;
         if self.has_permit {
             self.gate.leave();
         }
@@ -188,6 +212,8 @@ impl Sim {
             Due::PortalAsked(n) if n == self.agent => self.ask_portal(),
             Due::AgentStarts => self.start_agent(),
             Due::DrainRefused => self.drain(false),
+            Due::TakeDown(n, step) if n == self.agent => self.take_down(step),
+            Due::Stage => self.stage(),
             Due::Retry(id) => self.w.retry(id),
             Due::Notice(id) => self.w.notice(id),
             Due::Scan(id) => self.w.scan(id),
@@ -200,7 +226,7 @@ impl Sim {
             Due::Target(later) => self.target_changes(later),
             Due::BusyChanges => self.busy_changes(),
             Due::Tick(_) | Due::LookBegins(_) | Due::LookReads(..) | Due::LookArrives(..) => {}
-            Due::PortalAsked(_) => {}
+            Due::PortalAsked(_) | Due::TakeDown(..) => {}
             work => self.work(work),
         }
         self.after_anything();
@@ -361,7 +387,8 @@ impl Sim {
     }
 
     pub(crate) fn drain(&mut self, begun: bool) {
-        if self.machine.is_some() && self.draining != begun {
+        let possible = begun || !(self.leaving && self.unmounted);
+        if self.machine.is_some() && self.draining != begun && possible {
             self.draining = begun;
             self.feed(Event::Drain { begun });
         }
@@ -378,6 +405,7 @@ impl Sim {
             self.w.violated(format!("a busy loop: {} actions in one second", self.second.1));
         }
         if matches!(action, Action::Connect | Action::Map(_)) {
+            self.expect_explained(&format!("{action:?}"));
             for (forbidden, by) in [
                 (self.fenced, "the host was refused"),
                 (self.draining, "unstage began"),

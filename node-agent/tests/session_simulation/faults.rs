@@ -89,6 +89,8 @@ impl Sim {
             }
             89..=92 => self.reconnect_by_operator(),
             93..=94 => self.leftover_of_an_earlier_attachment(),
+            95 => self.reboot_host(),
+            96..=97 => self.leave(),
             _ => self.grow(),
         }
     }

@@ -7,7 +7,7 @@
 //! RDS_CSI_SIM_SEED=17 cargo test …             one schedule, with all that happens in it
 //! ```
 //!
-//! What must hold: [`driver`] and [`world`] check it as it happens, [`rounds`] that a
+//! What must hold: [`driver`], [`journal`] and [`world`] check it as it happens, [`rounds`] that a
 //! session comes back once faults have ended.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
@@ -16,6 +16,7 @@ mod clock;
 mod driver;
 mod faults;
 mod fleet;
+mod journal;
 mod prng;
 mod rounds;
 mod target;

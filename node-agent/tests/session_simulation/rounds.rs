@@ -5,6 +5,7 @@ use rds_csi_proto::agent::State;
 use rds_node_agent::session::machine::{Config, Millis};
 
 use crate::driver::{Gate, Sim};
+use crate::journal::Record;
 use crate::prng::Rng;
 use crate::world::{World, host_nqn};
 
@@ -73,10 +74,19 @@ impl Sim {
     /// Ends the faults and waits. Returns how long it took.
     fn comes_back(&mut self) -> Millis {
         self.calm();
-        let mut began = self.w.now();
+        let calm_since = self.w.now();
+        let mut began = calm_since;
         let mut back_since = None;
         while self.w.violation.is_none() && self.next() {
             let now = self.w.now();
+            if self.leaving || self.journal.is_none() {
+                // Unstage ends, and the volume is staged again: then it is to come back.
+                began = now;
+                if now - calm_since > 3 * BACK_WITHIN {
+                    self.w.violated("unstage does not end".into());
+                }
+                continue;
+            }
             if self.fenced {
                 // For good; it has to be shown to stay so.
                 if now - began > 10_000 {
@@ -112,8 +122,9 @@ impl Sim {
         self.w.epoch += 1;
         self.config.host_nqn = host_nqn(self.w.epoch);
         self.w.users = false;
-        (self.w.shield, self.w.may_fail) = (None, false);
+        (self.w.shield, self.w.may_fail, self.leaving) = (None, false, false);
         self.w.note(|| "attached anew".into());
+        self.journal = Some(Record::new(self.boot, self.w.epoch));
         self.start_agent();
     }
 }

@@ -133,6 +133,9 @@ impl Sim {
     }
 
     fn connect_write(&mut self, token: u64) {
+        if token < self.first_token {
+            return;
+        }
         // The kernel makes one at a time (nvmf_dev_mutex).
         if self.w.ctrls.iter().any(|c| c.making) {
             self.w.clock.after(20, Due::ConnectWrite(token));

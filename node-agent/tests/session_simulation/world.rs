@@ -156,6 +156,12 @@ impl World {
         }
     }
 
+    /// Writes were sent that are not answered, and the host does not know yet that they never
+    /// will be.
+    pub(crate) fn has_unanswered_writes(&self) -> bool {
+        self.ctrls.iter().any(|c| c.writes_cut)
+    }
+
     fn writes_on(&self, ctrl: &Ctrl) -> bool {
         let Some(shield) = self.shield.as_ref() else { return false };
         let path = ctrl.ns.as_ref().map(|ns| ns.minor);

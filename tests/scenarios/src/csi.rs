@@ -14,8 +14,8 @@ use rds_csi_proto::csi::volume_capability::access_mode::Mode;
 use rds_csi_proto::csi::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
 use rds_csi_proto::csi::{
     CapacityRange, ControllerPublishVolumeRequest, ControllerUnpublishVolumeRequest,
-    CreateVolumeRequest, DeleteVolumeRequest, NodePublishVolumeRequest, NodeStageVolumeRequest,
-    NodeUnpublishVolumeRequest, NodeUnstageVolumeRequest, VolumeCapability,
+    CreateVolumeRequest, DeleteVolumeRequest, NodeExpandVolumeRequest, NodePublishVolumeRequest,
+    NodeStageVolumeRequest, NodeUnpublishVolumeRequest, NodeUnstageVolumeRequest, VolumeCapability,
 };
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Request, Status};
@@ -174,9 +174,19 @@ impl Csi {
 
     /// NodeStageVolume and NodePublishVolume, as kubelet does for a pod.
     pub(crate) async fn mount(&mut self, volume: &Volume) -> Result<(), Status> {
+        self.stage(volume).await?;
+        self.publish(volume).await
+    }
+
+    pub(crate) async fn stage(&mut self, volume: &Volume) -> Result<(), Status> {
         let local = |e: std::io::Error| Status::internal(e.to_string());
         fs::create_dir_all(&volume.staging).map_err(local)?;
         self.node.node_stage_volume(request(Self::stage_request(volume))).await?;
+        Ok(())
+    }
+
+    pub(crate) async fn publish(&mut self, volume: &Volume) -> Result<(), Status> {
+        let local = |e: std::io::Error| Status::internal(e.to_string());
         if let Some(parent) = volume.target.parent() {
             fs::create_dir_all(parent).map_err(local)?;
         }
@@ -196,12 +206,35 @@ impl Csi {
 
     /// NodeUnpublishVolume and NodeUnstageVolume.
     pub(crate) async fn unmount(&mut self, volume: &Volume) -> Result<(), Status> {
+        self.unpublish(volume).await?;
+        self.unstage(volume).await
+    }
+
+    pub(crate) async fn expand(&mut self, volume: &Volume, bytes: i64) -> Result<(), Status> {
+        self.node
+            .node_expand_volume(request(NodeExpandVolumeRequest {
+                volume_id: volume.id.clone(),
+                volume_path: volume.target.display().to_string(),
+                staging_target_path: volume.staging.display().to_string(),
+                capacity_range: Some(CapacityRange { required_bytes: bytes, limit_bytes: 0 }),
+                volume_capability: Some(volume.capability.clone()),
+                ..NodeExpandVolumeRequest::default()
+            }))
+            .await?;
+        Ok(())
+    }
+
+    pub(crate) async fn unpublish(&mut self, volume: &Volume) -> Result<(), Status> {
         self.node
             .node_unpublish_volume(request(NodeUnpublishVolumeRequest {
                 volume_id: volume.id.clone(),
                 target_path: volume.target.display().to_string(),
             }))
             .await?;
+        Ok(())
+    }
+
+    pub(crate) async fn unstage(&mut self, volume: &Volume) -> Result<(), Status> {
         self.node
             .node_unstage_volume(request(NodeUnstageVolumeRequest {
                 volume_id: volume.id.clone(),

@@ -13,8 +13,11 @@
 //! - [`packages`] and [`poweroff`] are about the agent as installed, in a guest whose
 //!   process 1 is [`systemd`];
 //! - [`fleet`] is about many volumes at once;
+//! - [`crash`] kills the agent at each of its named points, [`state_disk`] takes the disk of
+//!   its journal away;
 
 mod bench;
+mod crash;
 mod csi;
 mod demo;
 mod doctor;
@@ -29,6 +32,7 @@ mod process;
 mod refusals;
 mod report;
 mod stack;
+mod state_disk;
 mod systemd;
 mod writer;
 
@@ -62,6 +66,18 @@ enum Command {
     /// Asks an agent's services for something harmless, and prints the codes of the answers.
     #[command(hide = true)]
     Knock { socket: PathBuf },
+    /// The agent is killed at each of its named points: once each, or with --all also in a
+    /// life of its own for each. Needs a build with the feature crash-points.
+    Crash {
+        /// A life for each point, and for each change of the journal.
+        #[arg(long)]
+        all: bool,
+        /// Only this point.
+        #[arg(long)]
+        only: Option<String>,
+    },
+    /// The disk of the state directory: full, read-only, deleted; volumes must not notice.
+    StateDisk,
     /// Recovery times, the shield's cost and the shim's, each beside something else.
     Bench {
         /// Only these.
@@ -148,6 +164,11 @@ fn main() -> ExitCode {
             Command::Fencing => fencing::run().await,
             Command::Refusals => refusals::run().await,
             Command::Bench { only, rounds } => bench::run(&only, rounds).await,
+            Command::StateDisk => state_disk::run().await,
+            Command::Crash { all, only } => {
+                let extent = if all { crash::Extent::Each } else { crash::Extent::Once };
+                crash::run(extent, only.as_deref()).await
+            }
             Command::Doctor => doctor::run().await,
             Command::Hostile => hostile::run().await,
             Command::Knock { socket } => hostile::knock(&socket).await,

@@ -137,8 +137,12 @@ async fn write_late(stack: &Stack, first: &Volume, second: &Volume) -> Result<()
     fs::write(results().join("living"), stack.backing_file(&second.id).display().to_string())?;
     fs::write(first.target.join("late"), &data)?;
 
+    // A container sees its own volumes only.
     let script = format!(
-        "exec 9>'{}/late' && cat '{}/late' >&9 && touch /run/pod-wrote && exec sleep infinity",
+        "umount '{}' '{}' && exec 9>'{}/late' && cat '{}/late' >&9 && touch /run/pod-wrote && \
+         exec sleep infinity",
+        first.target.display(),
+        first.staging.display(),
         second.target.display(),
         results().display()
     );

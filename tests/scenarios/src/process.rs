@@ -70,9 +70,14 @@ impl Daemon {
 
     /// Whether it has printed this line since it was started.
     pub(crate) fn has_printed(&self, line: &str) -> bool {
+        self.own_log().lines().any(|l| l.trim() == line)
+    }
+
+    /// What it has printed since it was started.
+    pub(crate) fn own_log(&self) -> String {
         let log = std::fs::read(results().join(format!("{}.log", self.name))).unwrap_or_default();
         let start = usize::try_from(self.log_start).unwrap_or(0).min(log.len());
-        String::from_utf8_lossy(&log[start..]).lines().any(|l| l.trim() == line)
+        String::from_utf8_lossy(&log[start..]).into_owned()
     }
 
     pub(crate) fn pid(&self) -> u32 {

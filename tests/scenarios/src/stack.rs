@@ -146,6 +146,12 @@ impl Stack {
     }
 
     async fn start_agent(dir: &Path, options: &AgentOptions) -> Result<Daemon> {
+        let mut daemon = Self::spawn_agent(dir, options, "")?;
+        socket_up(&mut daemon, &agent_socket(dir), START).await?;
+        Ok(daemon)
+    }
+
+    fn spawn_agent(dir: &Path, options: &AgentOptions, crash_at: &str) -> Result<Daemon> {
         let mut command = Command::new(&options.binary);
         command
             .arg("serve")
@@ -153,15 +159,46 @@ impl Stack {
             .arg(agent_socket(dir))
             .arg("--state-dir")
             .arg(&options.state_dir)
-            .args(["--metrics-addr", METRICS]);
+            .args(["--metrics-addr", METRICS])
+            .env("RDS_CSI_CRASH_AT", crash_at);
         // As the package runs it, where that is what is measured.
         if std::env::var_os("RDS_CSI_LOG").is_none() {
             let log = "info,rds_node_agent=debug,rds_node_agent::session::sweeper=trace";
             command.env("RDS_CSI_LOG", log);
         }
-        let mut daemon = Daemon::start("agent", command)?;
-        socket_up(&mut daemon, &agent_socket(dir), START).await?;
-        Ok(daemon)
+        Daemon::start("agent", command)
+    }
+
+    /// In place of the agent that runs or has ended: one of a build that kills itself at the
+    /// named points (node-agent/src/crash.rs). It may be dead before it serves.
+    pub(crate) async fn restart_agent_crashing_at(&mut self, points: &str) -> Result<()> {
+        if let Some(mut agent) = self.agent.take() {
+            agent.kill()?;
+        }
+        let options =
+            AgentOptions { binary: sibling("rds-node-agent-crash")?, ..self.agent_options.clone() };
+        let mut agent = Self::spawn_agent(&self.dir, &options, points)?;
+        if let Err(error) = socket_up(&mut agent, &agent_socket(&self.dir), START).await
+            && !agent.has_ended()?
+        {
+            return Err(error);
+        }
+        self.agent = Some(agent);
+        Ok(())
+    }
+
+    /// At which point the agent has killed itself; `None` while it runs.
+    pub(crate) fn agent_crashed_at(&mut self) -> Result<Option<String>> {
+        let agent = self.agent.as_mut().context("no agent was started")?;
+        if !agent.has_ended()? {
+            return Ok(None);
+        }
+        let log = agent.own_log();
+        let point = log.lines().rev().find_map(|l| l.strip_prefix("crash point "));
+        match point {
+            Some(point) => Ok(Some(point.to_owned())),
+            None => bail!("the agent has ended, but at no crash point:\n{}", tail("agent", 30)),
+        }
     }
 
     /// How a shim is started; `socket` is where it serves, below the stack's directory.

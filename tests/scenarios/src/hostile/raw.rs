@@ -61,8 +61,12 @@ impl Decoder for Bytes {
     }
 }
 
-/// Makes one call; the code of its answer. A stream's first message is not waited for.
-pub(super) async fn call(channel: Channel, method: &str, message: Vec<u8>) -> Result<Code, Status> {
+/// Makes one call; its answer's code and message. A stream's first item is not waited for.
+pub(super) async fn call(
+    channel: Channel,
+    method: &str,
+    message: Vec<u8>,
+) -> Result<(Code, String), Status> {
     let mut client = tonic::client::Grpc::new(channel);
     client.ready().await.map_err(|e| Status::unavailable(e.to_string()))?;
     let path: PathAndQuery =
@@ -74,9 +78,11 @@ pub(super) async fn call(channel: Channel, method: &str, message: Vec<u8>) -> Re
         client.unary(request, path, Bytes).await.map(|_| ())
     };
     match answer {
-        Ok(()) => Ok(Code::Ok),
+        Ok(()) => Ok((Code::Ok, String::new())),
         // An answer has no cause on this side; the want of one has.
-        Err(status) if std::error::Error::source(&status).is_none() => Ok(status.code()),
+        Err(status) if std::error::Error::source(&status).is_none() => {
+            Ok((status.code(), status.message().to_owned()))
+        }
         Err(status) => Err(status),
     }
 }
