@@ -82,6 +82,15 @@ impl Error {
         move |source| Self::Kernel { action, target, source }
     }
 
+    /// The kernel's number, if it is the kernel's error.
+    #[must_use]
+    pub fn raw_os_error(&self) -> Option<i32> {
+        match self {
+            Self::Kernel { source, .. } => source.raw_os_error(),
+            _ => None,
+        }
+    }
+
     /// The gRPC code: the only place where it is decided.
     #[must_use]
     pub fn code(&self) -> Code {

@@ -162,9 +162,7 @@ impl DeviceMapper {
         match self.call(Command::Status, name, "", 0, &[], 0) {
             Ok(buffer) => Ok(Some(buffer.state())),
             // ENXIO is device-mapper's word for "no device of that name" (dm-ioctl.c).
-            Err(Error::Kernel { source, .. }) if source.raw_os_error() == Some(libc::ENXIO) => {
-                Ok(None)
-            }
+            Err(e) if e.raw_os_error() == Some(libc::ENXIO) => Ok(None),
             Err(e) => Err(e),
         }
     }
@@ -217,16 +215,21 @@ impl DeviceMapper {
     /// # Errors
     /// If the kernel does not answer.
     pub fn table(&self, name: &str) -> Result<Option<Target>> {
-        self.targets(name, STATUS_TABLE_FLAG)
+        Ok(self.targets(name, STATUS_TABLE_FLAG)?.first_target())
     }
 
-    /// The active table's status, `None` without a table.
+    /// The state of a device and the status of its active table, if it has one; `None` if
+    /// there is no such device.
     ///
     /// # Errors
-    /// If the kernel does not answer.
-    pub fn table_status(&self, name: &str) -> Result<Option<Target>> {
+    /// If the kernel does not answer; that is not the same as absent.
+    pub fn table_status(&self, name: &str) -> Result<Option<(DeviceState, Option<Target>)>> {
         // NOFLUSH: reading the state must not wait for I/O.
-        self.targets(name, NOFLUSH_FLAG)
+        match self.targets(name, NOFLUSH_FLAG) {
+            Ok(buffer) => Ok(Some((buffer.state(), buffer.first_target()))),
+            Err(e) if e.raw_os_error() == Some(libc::ENXIO) => Ok(None),
+            Err(e) => Err(e),
+        }
     }
 
     /// Sends a message to the target at sector 0.
@@ -240,9 +243,8 @@ impl DeviceMapper {
         self.call(Command::Message, name, "", 0, &data, 0).map(|_| ())
     }
 
-    fn targets(&self, name: &str, flags: u32) -> Result<Option<Target>> {
-        let buffer = self.call(Command::TableStatus, name, "", flags, &[], 0)?;
-        Ok((buffer.target_count() > 0).then(|| parse_target(buffer.payload())).flatten())
+    fn targets(&self, name: &str, flags: u32) -> Result<Buffer> {
+        self.call(Command::TableStatus, name, "", flags, &[], 0)
     }
 
     fn call(
@@ -331,6 +333,10 @@ impl Buffer {
             open_count: u32_of(&self.0, 24).cast_signed(),
             suspended: self.flags() & SUSPEND_FLAG != 0,
         }
+    }
+
+    fn first_target(&self) -> Option<Target> {
+        (self.target_count() > 0).then(|| parse_target(self.payload())).flatten()
     }
 
     /// What the kernel has put behind the header.

@@ -72,14 +72,13 @@ pub fn list(dm: &DeviceMapper) -> Result<Vec<(VolumeId, Result<ShieldSeen>)>> {
 /// If device-mapper does not answer, or a device of that name is not ours.
 pub fn look(dm: &DeviceMapper, volume: &VolumeId) -> Result<Option<ShieldSeen>> {
     let name = name_of(volume);
-    let Some(state) = dm.status(&name)? else { return Ok(None) };
+    let Some((state, status)) = dm.table_status(&name)? else { return Ok(None) };
     if state.uuid != format!("{UUID_PREFIX}{volume}") {
         return Err(Error::Precondition(format!(
             "the device-mapper device {name} is not ours (its UUID is {:?}); remove or rename it",
             state.uuid
         )));
     }
-    let status = dm.table_status(&name)?;
     let (path, path_active) = status.as_ref().and_then(|t| parse_status(&t.params)).unzip();
     let table = dm.table(&name)?;
     Ok(Some(ShieldSeen {
