@@ -81,10 +81,11 @@ pub(super) async fn io_timeout(scene: &mut Scene) -> Result<String> {
     let limited =
         Subject::brief(&mut scene.csi, Kind::Ext4, &[("ioTimeoutSeconds", &limit)]).await?;
     let patient = Subject::brief(&mut scene.csi, Kind::Ext4, &[("ioTimeoutSeconds", "0")]).await?;
+    // From before the order: the volume is lost at some moment of it.
+    let began = Instant::now();
     for subject in [&limited, &patient] {
         scene.stack.order(&["export-off", &subject.volume.id])?;
     }
-    let began = Instant::now();
     let error = limited.writer.fails(Duration::from_secs(IO_TIMEOUT) + NOTICED).await?;
     let failed_after = began.elapsed();
     ensure!(error.contains("os error 5"), "the waiting write ended with {error}");
