@@ -1,23 +1,22 @@
 //! All sessions of this host.
 
-use std::collections::{HashMap, HashSet};
+mod adoption;
+
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rds_csi_proto::agent::State;
 use rds_csi_proto::ids::VolumeId;
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::crash;
 use crate::error::{Error, Result};
 use crate::journal::{Journal, Table};
-use crate::kernel::dm::DeviceMapper;
 use crate::kernel::udev::{self, Sign};
 use crate::kernel::{blocking, sysfs};
 use crate::metrics::Metrics;
-use crate::metrics::labels::Adopted;
 
 use super::beat::Board;
 use super::content::Samples;
@@ -27,7 +26,7 @@ use super::portal::Portals;
 use super::record::{Phase, SessionRecord, TransitionRecord};
 use super::sweeper::{self, Sweep, Waker};
 use super::task::{Command, Shared, Task};
-use super::{Attached, Content, SessionSpec, SessionView, shield};
+use super::{Attached, Content, SessionSpec, SessionView};
 
 /// Volumes that connect at the same time.
 const CONNECTS: usize = 8;
@@ -105,109 +104,6 @@ impl Keeper {
         keeper.adopt().await;
         tokio::spawn(keeper.clone().adopt_when_the_journal_is_back());
         Ok(keeper)
-    }
-
-    /// What a journal says that could not be read at the start, and what one has missed.
-    async fn adopt_when_the_journal_is_back(self) {
-        let mut progress = self.inner.shared.journal.progress();
-        let mut known = progress.borrow_and_update().openings;
-        loop {
-            let Ok(now) = progress.wait_for(|p| p.openings > known).await.map(|p| p.openings)
-            else {
-                return;
-            };
-            known = now;
-            self.adopt().await;
-        }
-    }
-
-    /// Takes over what this agent does not have yet. Without a journal, what the kernel has
-    /// is taken over all the same: its users do not care why there is none.
-    async fn adopt(&self) {
-        let _beginning = self.inner.beginning.lock().await;
-        let metrics = &self.inner.shared.metrics;
-        metrics.adoption_begins();
-        let journal = self.inner.shared.journal.clone();
-        let records = blocking("read the journal", JOURNAL_DEADLINE, move || {
-            journal.all::<SessionRecord>(Table::Sessions)
-        });
-        let records = records.await.unwrap_or_else(|error| {
-            warn!(%error, "sessions are taken over without the journal");
-            Vec::new()
-        });
-        let mut known = HashSet::new();
-        for (key, record) in records {
-            let journal = &self.inner.shared.journal;
-            // Runs already, or was taken down since the records were read.
-            if self.handle(&record.spec.volume).is_some()
-                || matches!(journal.get::<SessionRecord>(Table::Sessions, &key), Ok(None))
-            {
-                continue;
-            }
-            known.insert(record.spec.volume.clone());
-            if record.boot_id == self.inner.boot_id {
-                info!(volume = %record.spec.volume, "taking over a session");
-                metrics.adopted(Adopted::Journal);
-                self.spawn(record);
-            } else {
-                info!(volume = %record.spec.volume, "forgetting a session of an earlier boot");
-                metrics.adopted(Adopted::EarlierBoot);
-                let journal = self.inner.shared.journal.clone();
-                let forgotten = blocking("write the journal", JOURNAL_DEADLINE, move || {
-                    journal.remove(Table::Sessions, &key)
-                });
-                if let Err(error) = forgotten.await {
-                    warn!(%error, "it is forgotten at a later start");
-                }
-            }
-        }
-        self.adopt_from_kernel(&known).await;
-    }
-
-    /// Takes over what the journal does not know any more but the kernel still has: its
-    /// journal was lost or rolled back.
-    async fn adopt_from_kernel(&self, known: &HashSet<VolumeId>) {
-        let seen = blocking("look at the kernel", LOOK_DEADLINE, || {
-            let shields = shield::list(&DeviceMapper::open()?)?;
-            let shields: HashSet<_> = shields.into_iter().map(|(volume, _)| volume).collect();
-            Ok((shields, sysfs::controllers()?))
-        });
-        let (shields, controllers) = match seen.await {
-            Ok(seen) => seen,
-            // Without device-mapper there are no shields to find; the sweeper says so too.
-            Err(error) => {
-                warn!(%error, "the kernel cannot be searched for sessions that the journal lacks");
-                return;
-            }
-        };
-        let copies = self.inner.shared.copies.all();
-        for record in copies.into_iter().filter(|r| r.boot_id == self.inner.boot_id) {
-            let spec = &record.spec;
-            let is_its = |c: &sysfs::Controller| {
-                c.nqn == spec.nqn.as_str() && c.host_nqn == spec.host_nqn.as_str()
-            };
-            let there = shields.contains(&spec.volume) || controllers.iter().any(is_its);
-            if !there || known.contains(&spec.volume) {
-                continue;
-            }
-            let volume = spec.volume.clone();
-            if self.handle(&volume).is_none() {
-                if !self.inner.shared.copies.has(&volume) {
-                    continue;
-                }
-                warn!(%volume, "the journal lacks this session; it is taken over from its copy");
-                self.inner.shared.metrics.adopted(Adopted::Copy);
-                self.spawn(record);
-            }
-            // By its task, which alone knows what is true by now.
-            if let Err(error) = self.ask(&volume, Command::WriteRecord).await {
-                warn!(%volume, %error, "the journal lacks this session for now");
-            }
-        }
-        for volume in shields.iter().filter(|v| self.handle(v).is_none()) {
-            self.inner.shared.metrics.adopted(Adopted::UnknownShield);
-            error!(%volume, "a shield of which nothing is known: I/O on it works while its session does, but nobody reconnects it; unmount it and stage the volume anew");
-        }
     }
 
     async fn write(&self, record: &SessionRecord) -> Result<()> {
@@ -335,30 +231,6 @@ impl Keeper {
         let task = tokio::spawn(Task::new(shared, record, machine, commands, show).run());
         tokio::spawn(self.clone().supervise(volume, handle.clone(), task));
         handle
-    }
-
-    /// Until a session's task has ended. One that panicked has left its volume to nobody: as
-    /// long as another has not taken it over, it is neither gone nor to be believed gone.
-    async fn supervise(self, volume: VolumeId, handle: Handle, task: JoinHandle<()>) {
-        let Err(failed) = task.await else {
-            return self.forget(&volume, &handle);
-        };
-        error!(%volume, %failed, "the session's task failed; another takes over");
-        tokio::time::sleep(REVIVE_AFTER).await;
-        let _beginning = self.inner.beginning.lock().await;
-        match self.record_of(&volume) {
-            Some(record) => drop(self.spawn(record)),
-            None => self.forget(&volume, &handle),
-        }
-    }
-
-    /// As it was written down last.
-    fn record_of(&self, volume: &VolumeId) -> Option<SessionRecord> {
-        let journal = &self.inner.shared.journal;
-        match journal.get(Table::Sessions, volume.as_str()) {
-            Ok(record) => record,
-            Err(_) => self.inner.shared.copies.all().into_iter().find(|r| r.spec.volume == *volume),
-        }
     }
 
     /// Lets go of a handle, unless another session has come in its place.
