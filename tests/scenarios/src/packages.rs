@@ -52,9 +52,6 @@ pub(crate) async fn run(options: &Options) -> bool {
 }
 
 async fn life(options: &Options, report: &mut Report) -> Result<()> {
-    // Without this file man-db does not index all manual pages anew after each dpkg, which
-    // takes an emulated processor minutes.
-    let _ = fs::remove_file("/var/lib/man-db/auto-update");
     install("dpkg", "-i", &options.deb)?;
     let result = agent_after(0, PATIENCE).await.map(drop);
     ensure!(report.case("the .deb installs and starts the agent", result), "nothing to go on with");

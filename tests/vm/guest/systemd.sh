@@ -16,6 +16,8 @@ $bb rm -rf /etc/systemd/system /etc/systemd/*.conf.d /var/lib/systemd /var/log/j
 $bb mkdir -p /etc/systemd/system
 # A container's way to keep packages from starting services.
 $bb rm -f /usr/sbin/policy-rc.d
+# With it man-db indexes all manual pages anew after each dpkg, for minutes.
+$bb rm -f /var/lib/man-db/auto-update
 for file in /etc/fstab /etc/crypttab; do : >"$file"; done
 units=/run/systemd/system
 $bb mkdir -p $units /run/systemd/journald.conf.d /run/systemd/system.conf.d
