@@ -49,6 +49,9 @@ enum Effect {
     Stalled(u64),
     /// Nothing was lost.
     Spared,
+    /// The kernel said that it was done, and only the agent can have undone it; perhaps so
+    /// soon that nobody noticed.
+    Certain,
     /// It was meant for other volumes.
     Elsewhere,
 }
@@ -100,7 +103,7 @@ const CASES: &[Case] = &[
     case!("export-off", "export off, 60 s", Full, Lost, target::export_off),
     case!("grown", "volume grown during an outage", Always, Lost, target::grown),
     case!("udevd", "udevd stopped while the export is toggled", Always, Lost, host::udevd_stopped),
-    case!("suspended", "dm devices suspended by somebody else", Always, Lost, host::suspended),
+    case!("suspended", "dm devices suspended by somebody else", Always, Certain, host::suspended),
     case!("by-hand", "reconnected by hand, many times at once", Full, Lost, host::reconnected_by_hand),
     case!("second-controller", "a second controller made by hand, while live", Always, Elsewhere, host::second_controller),
     case!("agent-killed", "agent killed (SIGKILL) during an outage", Full, Stalled(8), agent::killed),

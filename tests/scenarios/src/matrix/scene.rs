@@ -172,7 +172,7 @@ impl Scene {
                 Effect::Stalled(least) if stall < least as f64 => {
                     bail!("{kind} stood still for {stall} s only")
                 }
-                Effect::Stalled(_) | Effect::Elsewhere => {}
+                Effect::Stalled(_) | Effect::Certain | Effect::Elsewhere => {}
             }
         }
         Ok(())
