@@ -88,7 +88,7 @@ macro_rules! case {
     };
 }
 
-use Effect::{Elsewhere, Lost, Spared, Stalled};
+use Effect::{Certain, Elsewhere, Lost, Spared, Stalled};
 
 #[rustfmt::skip]
 const CASES: &[Case] = &[
