@@ -71,6 +71,10 @@ bench-fleet: setup build ## 32 volumes lost at once: recovery, connections, the 
 bench-recovery: setup build ## Seconds from "the target answers" to the first write, against the kernel alone
 	$(BIN)/rds-vm run --kernel $(firstword $(KERNELS)) --timeout $(DEMO_TIMEOUT) -- $(BIN)/rds-scenario bench --only recovery
 
+.PHONY: crash
+crash: setup ## The agent is killed at each named point of a volume's life, in a guest
+	tests/run.sh crash
+
 .PHONY: fmt
 fmt: ## Format the source
 	cargo fmt --all

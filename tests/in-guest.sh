@@ -20,7 +20,6 @@ life)
 	;;
 faults)
 	"$bin/rds-scenario" state-disk || status=1
-	"$bin/rds-scenario" crash || status=1
 	"$bin/rds-scenario" matrix --ci || status=1
 	;;
 *)

@@ -90,8 +90,10 @@ mod armed {
     pub(super) fn is_due(name: &str) -> bool {
         let mut armed = ARMED.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(left) = armed.get_mut(name) else { return false };
+        // Once: a panic is survived, and the point passed again.
+        let due = *left == 1;
         *left = left.saturating_sub(1);
-        *left == 0
+        due
     }
 }
 

@@ -35,7 +35,7 @@ pub(crate) fn sibling(name: &str) -> Result<PathBuf> {
 /// From SIGKILL to the end; reads of a lost session may hold it up for a keep-alive timeout.
 const KILLED: Duration = Duration::from_secs(30);
 /// No command of these stories takes longer, in an emulated guest either.
-const DEADLINE: &str = "180";
+const DEADLINE: &str = "400";
 
 /// Runs a command to its end, and fails with its output if it fails, or takes too long.
 pub(crate) fn run(command: &[&str]) -> Result<String> {

@@ -50,8 +50,18 @@ pub(super) async fn run(report: &mut Report, stack: &mut Stack, only: Option<&st
 
 async fn survive(stack: &mut Stack, pods: &[Pod], which: usize, point: &str) -> Result<()> {
     stack.restart_agent_crashing_at(point).await?;
-    stack.order(&["export-toggle", &pods[which].volume.id, "--off-for", "1"])?;
+    // Not a loss that the kernel mends by itself, which would pass no connect of ours.
     let began = Instant::now();
+    let controller = loop {
+        // An agent that has just started may not have looked yet.
+        let seen = stack.status(&pods[which].volume.id)?;
+        match seen["controller"].as_str() {
+            Some(name) if !name.is_empty() => break name.to_owned(),
+            _ if began.elapsed() > PATIENCE => bail!("the agent finds no controller: {seen}"),
+            _ => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    };
+    std::fs::write(format!("/sys/class/nvme/{controller}/delete_controller"), "1")?;
     let died_at = loop {
         match stack.agent_crashed_at()? {
             Some(point) => break point,
