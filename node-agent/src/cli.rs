@@ -23,6 +23,7 @@ mod json;
 mod output;
 mod style;
 
+use crate::kernel::process::{bound_memory, hurry_this_thread};
 use client::Ask;
 use doctor::DoctorOptions;
 
@@ -104,23 +105,24 @@ pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(options) => {
             crate::logging::start(options.log_json);
-            crate::kernel::process::bound_memory();
-            on_runtime(async {
+            bound_memory();
+            hurry_this_thread();
+            on_runtime(hurry_this_thread, async {
                 match crate::server::serve(options).await {
                     Ok(()) => ExitCode::SUCCESS,
                     Err(error) => failed(&error),
                 }
             })
         }
-        Command::Ask(ask) => on_runtime(client::ask(ask)),
+        Command::Ask(ask) => on_runtime(|| {}, client::ask(ask)),
         Command::Journal(options) => journal::run(&options),
         #[cfg(feature = "crash-points")]
         Command::CrashPoints => {
             crate::crash::POINTS.iter().for_each(|point| println!("{point}"));
             ExitCode::SUCCESS
         }
-        Command::HostShutdown => on_runtime(crate::host_shutdown::run()),
-        Command::Doctor(options) => on_runtime(doctor::doctor(options)),
+        Command::HostShutdown => on_runtime(|| {}, crate::host_shutdown::run()),
+        Command::Doctor(options) => on_runtime(|| {}, doctor::doctor(options)),
         Command::Completions { shell } => {
             let mut bytes = Vec::new();
             generate::completions(shell, Cli::command(), &mut bytes);
@@ -144,9 +146,10 @@ pub fn main() -> ExitCode {
 /// each processor, which is the default, would cost a large host memory for nothing.
 const WORKERS: usize = 4;
 
-fn on_runtime(work: impl Future<Output = ExitCode>) -> ExitCode {
+fn on_runtime(each_thread: fn(), work: impl Future<Output = ExitCode>) -> ExitCode {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    let runtime = match runtime.worker_threads(WORKERS).enable_all().build() {
+    runtime.worker_threads(WORKERS).enable_all().on_thread_start(each_thread);
+    let runtime = match runtime.build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&format!("start: {error}")),
     };

@@ -10,6 +10,8 @@ use tokio::sync::oneshot;
 
 use crate::error::{Error, Result};
 
+use super::process::hurry_this_thread;
+
 /// Runs `call` on its own thread and waits at most `deadline` for it.
 ///
 /// # Errors
@@ -25,6 +27,7 @@ pub async fn blocking<T: Send + 'static>(
     std::thread::Builder::new()
         .name("blocking".into())
         .spawn(move || {
+            hurry_this_thread();
             // The caller may have gone; then nobody wants the outcome.
             let _ = done.send(call());
         })

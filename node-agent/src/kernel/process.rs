@@ -59,3 +59,24 @@ pub fn prepare_for_write_back() {
         warn!(%error, "the agent's memory may be swapped out");
     }
 }
+
+/// Above programs that compute, below threads of the kernel that are in a hurry.
+const NICE: libc::c_int = -10;
+
+/// Puts this thread before other programs': while a session is lost every pod that writes
+/// waits for the agent, and a host whose processors are busy may not make it wait longer.
+/// Programs that the agent starts do not inherit it, nor do threads: each asks for itself.
+#[allow(unsafe_code)]
+pub fn hurry_this_thread() {
+    let none = libc::sched_param { sched_priority: 0 };
+    // SAFETY: both change the calling thread's scheduling only; `none` outlives the call.
+    let done = unsafe {
+        libc::sched_setscheduler(0, libc::SCHED_OTHER | libc::SCHED_RESET_ON_FORK, &raw const none)
+            == 0
+            && libc::setpriority(libc::PRIO_PROCESS, 0, NICE) == 0
+    };
+    if !done {
+        let error = std::io::Error::last_os_error();
+        tracing::debug!(%error, "the agent's threads run as any other program's");
+    }
+}

@@ -14,6 +14,8 @@ use futures::StreamExt;
 use tokio_udev::{AsyncMonitorSocket, MonitorBuilder};
 use tracing::{debug, warn};
 
+use super::process::hurry_this_thread;
+
 /// Pause before listening again after the socket failed.
 const RETRY: Duration = Duration::from_secs(5);
 /// Room for the events of a few hundred devices that come and go at once.
@@ -34,6 +36,7 @@ pub enum Sign {
 /// If the thread cannot be started.
 pub fn listen(wake: impl Fn(Sign) + Send + 'static) -> io::Result<()> {
     thread::Builder::new().name("udev".into()).spawn(move || {
+        hurry_this_thread();
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
             Err(error) => {
@@ -53,7 +56,9 @@ pub fn listen(wake: impl Fn(Sign) + Send + 'static) -> io::Result<()> {
 }
 
 async fn stream(wake: &impl Fn(Sign)) -> io::Result<()> {
-    let monitor = MonitorBuilder::new()?
+    // The kernel's own events: those that udevd sends come after its rules have run, which
+    // takes longer than a reconnect, and not at all while it is stopped.
+    let monitor = MonitorBuilder::new_kernel()?
         .match_subsystem("nvme")?
         .match_subsystem("nvme-subsystem")?
         .match_subsystem("block")?

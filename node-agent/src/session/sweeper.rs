@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::kernel::dm::DeviceMapper;
 use crate::kernel::iostat;
 use crate::kernel::known::Known;
+use crate::kernel::process::hurry_this_thread;
 use crate::kernel::sysfs::Controller;
 use crate::metrics::Metrics;
 
@@ -79,6 +80,7 @@ pub fn start(metrics: Arc<Metrics>, beat: Beat) -> Result<Started> {
     thread::Builder::new()
         .name("sweeper".into())
         .spawn(move || {
+            hurry_this_thread();
             let mut eyes = Eyes::new();
             loop {
                 beat.busy(LONGEST);

@@ -20,6 +20,8 @@ use crate::writer::Writer;
 const MIB: i64 = 1 << 20;
 /// From the end of a fault until writes flow again, in an emulated guest.
 const RECOVERY: Duration = Duration::from_secs(120);
+/// From an item's removal until its export is gone, on a busy machine.
+const UNEXPORTED: Duration = Duration::from_secs(30);
 
 /// Runs both parts; true if all was as it should be.
 pub(crate) async fn run() -> bool {
@@ -224,8 +226,7 @@ impl Story {
             ensure!(!file.exists(), "{} is still there", file.display());
         }
         no_devices()?;
-        let subsystems = fs::read_dir("/sys/kernel/config/nvmet/subsystems")?.count();
-        ensure!(subsystems == 0, "{subsystems} subsystems are left on the target");
+        nothing_exported().await?;
         let mounts = fs::read_to_string("/proc/self/mountinfo")?;
         for volume in &self.volumes {
             ensure!(!mounts.contains(&volume.id), "a mount of {} is left", volume.id);
@@ -248,6 +249,35 @@ pub(crate) fn no_devices() -> Result<()> {
         fs::read_dir("/sys/class/nvme")?.flatten().map(|e| e.file_name()).collect();
     ensure!(controllers.is_empty(), "controllers are left: {controllers:?}");
     Ok(())
+}
+
+/// The end of a volume that nobody writes to any more. What follows in the same boot must
+/// not find it: a mount whose appliance is gone holds up whoever syncs.
+pub(crate) async fn taken_away(csi: &mut Csi, volume: &Volume) -> Result<()> {
+    let unmounted = with_retries("unpublish and unstage", RECOVERY, || {
+        let (mut csi, volume) = (csi.clone(), volume.clone());
+        async move { csi.unmount(&volume).await }
+    });
+    unmounted.await.map_err(status("unpublish and unstage"))?;
+    csi.detach(volume).await.map_err(status("detach"))?;
+    csi.delete(volume).await.map_err(status("delete"))?;
+    Ok(())
+}
+
+/// No subsystem on the target. A removed item's export ends a moment after the item.
+pub(crate) async fn nothing_exported() -> Result<()> {
+    let began = Instant::now();
+    loop {
+        let left: Vec<_> = fs::read_dir("/sys/kernel/config/nvmet/subsystems")?
+            .flatten()
+            .map(|e| e.file_name())
+            .collect();
+        if left.is_empty() {
+            return Ok(());
+        }
+        ensure!(began.elapsed() < UNEXPORTED, "subsystems are left on the target: {left:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 /// The kernel alone: the same volume, the same faults, no shield. It must lose.

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::csi::{Csi, Volume, filesystem};
-use crate::demo::status;
+use crate::demo::{no_devices, nothing_exported, status, taken_away};
 use crate::process::{run as command, sibling, tail};
 use crate::report::Report;
 use crate::stack::{APPLIANCE, Stack, agent_socket};
@@ -46,6 +46,7 @@ pub(crate) async fn run() -> bool {
 
 struct Story {
     stack: Stack,
+    csi: Csi,
     volume: Volume,
     writer: Writer,
 }
@@ -65,7 +66,7 @@ impl Story {
         csi.attach(&mut volume).await.map_err(status("attach"))?;
         csi.mount(&volume).await.map_err(status("stage and publish"))?;
         let writer = Writer::start(&volume.target, false)?;
-        Ok(Self { stack, volume, writer })
+        Ok(Self { stack, csi, volume, writer })
     }
 
     async fn tell(&mut self, report: &mut Report) -> Result<()> {
@@ -84,6 +85,7 @@ impl Story {
         report.case("answers for programs", self.answers());
         report.case("watch and history tell of a reconnect", self.watched().await);
         report.case("the writer noticed nothing of all this", self.undisturbed().await);
+        report.case("nothing is left on either side", self.nothing_is_left().await);
         Ok(())
     }
 
@@ -332,6 +334,12 @@ impl Story {
         }
         self.writer.stop(RECOVERY).await?;
         self.writer.verify(self.writer.last()).map(|_| ())
+    }
+
+    async fn nothing_is_left(&mut self) -> Result<()> {
+        taken_away(&mut self.csi, &self.volume).await?;
+        no_devices()?;
+        nothing_exported().await
     }
 }
 

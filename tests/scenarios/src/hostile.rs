@@ -25,8 +25,8 @@ use rds_csi_proto::csi::NodeGetInfoRequest;
 use rds_csi_proto::csi::node_client::NodeClient;
 use tonic::Code;
 
-use crate::csi::{Volume, channel, filesystem, request};
-use crate::demo::status;
+use crate::csi::{Csi, Volume, channel, filesystem, request};
+use crate::demo::{no_devices, nothing_exported, status, taken_away};
 use crate::process::{Daemon, results, run as command, sibling, socket_up, tail};
 use crate::report::Report;
 use crate::stack::{Stack, agent_socket};
@@ -77,6 +77,7 @@ pub(crate) async fn knock(socket: &Path) -> bool {
 
 struct Story {
     stack: Stack,
+    csi: Csi,
     volume: Volume,
     writer: Writer,
 }
@@ -105,7 +106,7 @@ impl Story {
         csi.attach(&mut volume).await.map_err(status("attach"))?;
         csi.mount(&volume).await.map_err(status("stage and publish"))?;
         let writer = Writer::start(&volume.target, false)?;
-        Ok(Self { stack, volume, writer })
+        Ok(Self { stack, csi, volume, writer })
     }
 
     async fn tell(&mut self, report: &mut Report) -> Result<()> {
@@ -119,6 +120,7 @@ impl Story {
         self.stack.restart_agent().await?;
         report.case("a user of --allow-uid is admitted, and no other", admitted);
         report.case("the writer noticed nothing of all this", self.undisturbed().await);
+        report.case("nothing is left on either side", self.nothing_is_left().await);
         Ok(())
     }
 
@@ -245,6 +247,12 @@ impl Story {
         }
         self.writer.stop(RECOVERY).await?;
         self.writer.verify(self.writer.last()).map(|_| ())
+    }
+
+    async fn nothing_is_left(&mut self) -> Result<()> {
+        taken_away(&mut self.csi, &self.volume).await?;
+        no_devices()?;
+        nothing_exported().await
     }
 }
 

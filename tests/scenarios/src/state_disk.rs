@@ -14,7 +14,7 @@ use serde_json::Value;
 use tonic::{Code, Status};
 
 use crate::csi::{Csi, Volume, filesystem, with_retries};
-use crate::demo::{no_devices, status};
+use crate::demo::{no_devices, nothing_exported, status, taken_away};
 use crate::process::{run as command, sibling, tail};
 use crate::report::Report;
 use crate::stack::Stack;
@@ -61,7 +61,9 @@ async fn tell(report: &mut Report) -> Result<()> {
     let result = story.deleted().await;
     case(report, "deleted under the agent: written anew", result)?;
     let result = story.end(report).await;
-    case(report, "every record is there, nothing is left", result)
+    case(report, "every record is there, nothing is left", result)?;
+    report.case("everything ends when told to", story.stack.stop());
+    Ok(())
 }
 
 fn case(report: &mut Report, name: &str, result: Result<()>) -> Result<()> {
@@ -263,7 +265,11 @@ impl Story {
             async move { csi.unstage(&volume).await }
         });
         unstaged.await.map_err(status("unstage"))?;
-        no_devices()
+        no_devices()?;
+        for volume in [&self.volume, &self.other] {
+            taken_away(&mut self.csi, volume).await?;
+        }
+        nothing_exported().await
     }
 }
 

@@ -15,7 +15,7 @@ use super::rows::{Row, Run, seconds, state_path};
 use super::subject::{Kind, RECOVERY, Subject};
 use super::{Case, Effect};
 use crate::csi::{Csi, Volume};
-use crate::demo::{no_devices, status};
+use crate::demo::{no_devices, nothing_exported, status};
 use crate::process::run as command;
 use crate::report::Report;
 use crate::stack::Stack;
@@ -252,8 +252,7 @@ impl Scene {
             self.csi.delete(&subject.volume).await.map_err(status("delete"))?;
         }
         self.stack.order(&["portal", "auto"])?;
-        let subsystems = fs::read_dir("/sys/kernel/config/nvmet/subsystems")?.count();
-        ensure!(subsystems == 0, "{subsystems} subsystems are left on the target");
+        nothing_exported().await?;
         let files = fs::read_dir(self.stack.backing_file("x").parent().context("path")?)?.count();
         ensure!(files == 0, "{files} files are left on the target");
         let mounts = fs::read_to_string("/proc/self/mountinfo")?;
