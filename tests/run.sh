@@ -174,14 +174,16 @@ crash_agent() {
 		cp "$target/debug/rds-node-agent" "$target/debug/rds-node-agent-crash" &&
 		cargo build --workspace
 }
-# Not among the steps of a whole run: ten minutes and more.
+with_crash_agent() {
+	if logged "$log" crash_agent; then return; fi
+	tally 0 1
+	complain "the agent with crash points does not build: see $log"
+	return 1
+}
+# By itself; a whole run has it in the step `guest`.
 step_crash() {
 	prepared || return 0
-	if ! logged "$log" crash_agent; then
-		tally 0 1
-		complain "the agent with crash points does not build: see $log"
-		return
-	fi
+	with_crash_agent || return 0
 	scenario_lines in_guest "${kernels%% *}" "$guest_timeout" -- "$target/debug/rds-scenario" crash
 }
 # Two boots at a time: an emulated processor is one of the host's.
@@ -201,6 +203,7 @@ step_guest() {
 		complain "the kernel tests do not build: see $log"
 		return
 	fi
+	with_crash_agent || return 0
 	local kernel
 	for kernel in $kernels; do
 		echo "    kernel $kernel"

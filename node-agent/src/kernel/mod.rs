@@ -3,6 +3,7 @@
 
 pub mod blockdev;
 pub mod blocking;
+pub mod cgroup;
 pub mod clock;
 pub mod dm;
 pub mod fabrics;

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, Statx, StatxFlags};
 
 use super::DeviceNumber;
+use super::cgroup::Container;
 use super::mounts::{Mount, MountTable};
 use crate::error::{Error, Result};
 
@@ -25,6 +26,8 @@ pub struct Holder {
     pub pid: Option<u32>,
     /// Its command, or the kernel's part.
     pub command: String,
+    /// Where it runs.
+    pub container: Container,
     /// What it holds, for people.
     pub holds: String,
 }
@@ -32,7 +35,12 @@ pub struct Holder {
 impl std::fmt::Display for Holder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.pid {
-            Some(pid) => write!(f, "pid {pid} ({}): {}", self.command, self.holds),
+            Some(pid) if self.container == Container::default() => {
+                write!(f, "pid {pid} ({}): {}", self.command, self.holds)
+            }
+            Some(pid) => {
+                write!(f, "pid {pid} ({}, {}): {}", self.command, self.container, self.holds)
+            }
             None => write!(f, "{}: {}", self.command, self.holds),
         }
     }
@@ -125,7 +133,16 @@ fn kernel_users(
 }
 
 fn kernel(part: &str, holds: &str) -> Holder {
-    Holder { pid: None, command: part.to_owned(), holds: holds.to_owned() }
+    Holder {
+        pid: None,
+        command: part.to_owned(),
+        container: Container::default(),
+        holds: holds.to_owned(),
+    }
+}
+
+fn process(pid: u32, holds: String) -> Holder {
+    Holder { pid: Some(pid), command: command(pid), container: Container::of(pid), holds }
 }
 
 fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
@@ -194,11 +211,8 @@ fn mounted(
             let is_new = ids.insert(mount.id);
             let is_expected = expected.iter().any(|e| e.id == mount.id);
             if is_new && !is_expected && !follows(mount) {
-                found(Holder {
-                    pid: Some(*pid),
-                    command: command(*pid),
-                    holds: format!("mount at {} in its namespace", mount.mount_point.display()),
-                });
+                let at = mount.mount_point.display();
+                found(process(*pid, format!("mount at {at} in its namespace")));
             }
         }
     }
@@ -216,8 +230,7 @@ fn open_files(
     let mut check = |path: &Path, what: &str| {
         if look(path).is_some_and(|s| is_use(&s, devices, shown, mounts)) {
             let target = fs::read_link(path).unwrap_or_default();
-            let holds = format!("{what} {}", target.display());
-            found(Holder { pid: Some(pid), command: command(pid), holds });
+            found(process(pid, format!("{what} {}", target.display())));
         }
     };
     check(&base.join("cwd"), "working directory");
@@ -255,11 +268,7 @@ fn mappings(pid: u32, shown: &HashSet<DeviceNumber>, found: &mut impl FnMut(Hold
     let Ok(maps) = fs::read(format!("/proc/{pid}/maps")) else { return };
     let hit = maps.split(|b| *b == b'\n').find_map(|line| mapped_file(line, shown));
     if let Some(file) = hit {
-        found(Holder {
-            pid: Some(pid),
-            command: command(pid),
-            holds: format!("mapped file {file}"),
-        });
+        found(process(pid, format!("mapped file {file}")));
     }
 }
 

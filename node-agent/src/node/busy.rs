@@ -86,10 +86,15 @@ fn list(holders: &[Holder]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::cgroup::Container;
 
     #[test]
     fn a_long_list_is_cut() {
-        let one = Holder { pid: Some(7), command: "tail".into(), holds: "open file /x".into() };
+        let container = Container { pod: Some("3f1e".into()), id: None };
+        let holds = "open file /x".to_owned();
+        let mut one = Holder { pid: Some(7), command: "tail".into(), container, holds };
+        assert_eq!(list(std::slice::from_ref(&one)), "pid 7 (tail, pod 3f1e): open file /x");
+        one.container = Container::default();
         assert_eq!(list(std::slice::from_ref(&one)), "pid 7 (tail): open file /x");
         assert!(list(&vec![one; 15]).ends_with("and 5 more"));
     }
