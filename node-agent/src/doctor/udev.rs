@@ -32,8 +32,7 @@ fn daemon(ping: &Ran) -> Finding {
         Ran::Ended { success: false, output } => Finding::problem(
             CHECK,
             format!(
-                "udevd does not answer ({}): new devices get neither links nor our rules, and \
-                 are noticed only once a second",
+                "udevd does not answer ({}): new devices get neither links nor our rules",
                 output.trim()
             ),
             "systemctl restart systemd-udevd",
