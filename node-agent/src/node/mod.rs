@@ -12,6 +12,7 @@ mod busy;
 mod decide;
 mod expand;
 mod format;
+mod group;
 pub(crate) mod locks;
 mod options;
 mod paths;

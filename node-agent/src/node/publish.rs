@@ -12,11 +12,13 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::FileType;
 use tracing::info;
 
 use super::decide::{self, Layer, PublishAction};
+use super::group;
 use super::locks::Operation;
 use super::paths;
 use super::record::{Access, Publish, StageRecord, Step};
@@ -28,6 +30,10 @@ use crate::error::{Error, Result};
 use crate::kernel::mounts::{self, Mount, MountTable};
 use crate::kernel::{DeviceNumber, ioctl};
 use crate::session::Attached;
+
+/// Changing every file of a volume takes as long as it takes; kubelet, which waits for two
+/// minutes, is told before that it goes on.
+const GROUP: Duration = Duration::from_secs(100);
 
 /// Publishes a volume.
 ///
@@ -56,6 +62,14 @@ pub(crate) async fn publish<S: Sessions>(node: &Node<S>, request: PublishRequest
     record.note_publish(Publish { target: target.clone(), read_only, confirmed: false });
     node.records.save(&operation, &record).await?;
     crash::point("publish.recorded");
+    if let WantedAccess::Filesystem { group: Some(group), .. } = request.capability.access
+        && !read_only
+    {
+        let staging = record.staging.clone();
+        operation
+            .run("giving the files to the pod's group", GROUP, move || group::give(&staging, group))
+            .await?;
+    }
     let is_block = record.access == Access::Block;
     operation
         .run("publishing", LOCAL, move || if is_block { job.block() } else { job.filesystem() })

@@ -53,7 +53,13 @@ pub(crate) struct Capability {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum WantedAccess {
     Block,
-    Filesystem { fs_type: FsType, flags: Vec<String>, options: MountOptions },
+    Filesystem {
+        fs_type: FsType,
+        flags: Vec<String>,
+        options: MountOptions,
+        /// Who may use it besides its owner: the pod's fsGroup.
+        group: Option<u32>,
+    },
 }
 
 impl WantedAccess {
@@ -102,19 +108,33 @@ pub(crate) fn capability(
     let access = match access_type {
         AccessType::Block(_) => WantedAccess::Block,
         AccessType::Mount(mount) => {
-            if !mount.volume_mount_group.is_empty() {
-                return Err(invalid("volume_mount_group is not supported by this driver"));
-            }
             // Older volumes carry their file system in the volume context.
             let older = context.get(context_keys::FS_TYPE).map_or("", String::as_str);
             let name = if mount.fs_type.is_empty() { older } else { &mount.fs_type };
             let fs_type = FsType::parse(name).map_err(|e| Error::Invalid(e.to_string()))?;
             let options = MountOptions::parse(fs_type, &mount.mount_flags)?;
             read_only |= options.read_only;
-            WantedAccess::Filesystem { fs_type, flags: mount.mount_flags.clone(), options }
+            let group = group(&mount.volume_mount_group)?;
+            WantedAccess::Filesystem { fs_type, flags: mount.mount_flags.clone(), options, group }
         }
     };
     Ok(Capability { access, read_only, single_writer: mode == Mode::SingleNodeSingleWriter })
+}
+
+/// kubelet gives the pod's fsGroup as a number in a string.
+fn group(text: &str) -> Result<Option<u32>> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    // The largest number means "leave it as it is" to the kernel.
+    match text.parse() {
+        Ok(group) if group != u32::MAX && text.bytes().all(|b| b.is_ascii_digit()) => {
+            Ok(Some(group))
+        }
+        _ => Err(Error::Invalid(format!(
+            "volume_mount_group {text:?} is not the number of a group (0 to 4294967294)"
+        ))),
+    }
 }
 
 /// A stage request.
@@ -277,6 +297,27 @@ mod tests {
         let older = HashMap::from([("fsType".to_owned(), "btrfs".to_owned())]);
         let found = capability(Some(&mount("", Mode::SingleNodeWriter)), &older).unwrap();
         assert!(matches!(found.access, WantedAccess::Filesystem { fs_type: FsType::Btrfs, .. }));
+    }
+
+    #[test]
+    fn a_group_is_a_number() {
+        let of = |text: &str| {
+            let mut capability = mount("", Mode::SingleNodeWriter);
+            if let Some(AccessType::Mount(mount)) = &mut capability.access_type {
+                mount.volume_mount_group = text.into();
+            }
+            super::capability(Some(&capability), &HashMap::new())
+        };
+        for (text, number) in [("", None), ("0", Some(0)), ("4294967294", Some(u32::MAX - 1))] {
+            let access = of(text).unwrap().access;
+            let is = matches!(access, WantedAccess::Filesystem { group, .. } if group == number);
+            assert!(is, "{text:?}: {access:?}");
+        }
+        for text in ["-1", "+1", " 1", "disk", "4294967295", "4294967296", "1.0"] {
+            let error = of(text).unwrap_err();
+            assert_eq!(error.code(), tonic::Code::InvalidArgument);
+            assert!(error.to_string().contains("volume_mount_group"), "{error}");
+        }
     }
 
     #[test]

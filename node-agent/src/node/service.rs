@@ -213,6 +213,7 @@ impl<S: Sessions> NodeRpc for NodeService<S> {
             rpc::Type::GetVolumeStats,
             rpc::Type::VolumeCondition,
             rpc::Type::SingleNodeMultiWriter,
+            rpc::Type::VolumeMountGroup,
         ];
         let capabilities = capabilities.map(capability).to_vec();
         Ok(Response::new(NodeGetCapabilitiesResponse { capabilities }))

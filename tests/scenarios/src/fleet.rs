@@ -161,7 +161,7 @@ impl Fleet {
         );
         let (read, compute) = speed()?;
         report.say(format!(
-            "here: {read:.0} ns a read in sysfs, {compute:.2} ns a step of computing"
+            "here: {read:.0} ns a read in sysfs, {compute:.2} ns a step of computing on text"
         ));
         let Some((host_read, host_compute)) = host_speed() else {
             report
