@@ -2,6 +2,8 @@
 //! they are built with the feature `kernel-tests` only, and run in a guest by `make guest`.
 #![allow(clippy::unwrap_used)]
 
+mod conflicts;
+
 use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};

@@ -101,8 +101,7 @@ impl Player {
                 let (first, second) =
                     tokio::join!(self.until_done(one, true), other.until_done(two, true));
                 first.and(second)?;
-                // Only one of two attachments may have been the newer one.
-                if two == Call::Attach {
+                if matches!(two, Call::Attach | Call::Detach) {
                     self.member.volume = other.member.volume.clone();
                 }
                 self.join(other);
