@@ -21,7 +21,7 @@ use super::locks::Operation;
 use super::paths;
 use super::record::{Access, Publish, StageRecord, Step};
 use super::request::{PublishRequest, WantedAccess};
-use super::sessions::Sessions;
+use super::sessions::{self, Sessions};
 use super::{LOCAL, Node};
 use crate::crash;
 use crate::error::{Error, Result};
@@ -83,7 +83,6 @@ async fn staged<S: Sessions>(
         ))
     };
     let view = node.sessions.view(&request.volume).ok_or_else(not_staged)?;
-    let device = view.device.clone().ok_or_else(not_staged)?;
     let path = staging.clone().ok_or_else(not_staged)?;
     let known = node.records.load(operation).await?.filter(|r| node.records.is_current(r));
     let wanted = request.capability.access.to_record();
@@ -100,6 +99,7 @@ async fn staged<S: Sessions>(
     if record.step != Step::Staged || record.staging != path {
         return Err(not_staged());
     }
+    let device = sessions::device(&view)?;
     if std::mem::discriminant(&record.access) != std::mem::discriminant(&wanted) {
         return Err(Error::Invalid(format!(
             "volume {} is staged as {:?}, it cannot be published as {wanted:?}",

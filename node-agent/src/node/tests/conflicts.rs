@@ -27,3 +27,41 @@ async fn what_was_refused_is_refused_again_and_changes_nothing() {
         host.unstage().await.unwrap();
     }
 }
+
+/// Unknown is never absent: neither "not here", nor "not staged yet".
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_has_not_looked_yet_says_so() {
+    for capability in [fs("ext4"), block()] {
+        let host = Host::new();
+        host.stage(capability.clone()).await.unwrap();
+        host.publish("target", capability.clone(), false).await.unwrap();
+        let forget = || host.sessions.state.lock().unwrap().device_known = false;
+        forget();
+        let stats = host.stats(&host.path("target")).await.unwrap_err();
+        assert_eq!(stats.code(), Code::Unavailable);
+        let again = host.publish("target", capability.clone(), false).await;
+        assert_eq!(code(again), Code::Unavailable);
+        let request = NodeExpandVolumeRequest {
+            volume_id: VOLUME.into(),
+            volume_path: host.path("target"),
+            ..NodeExpandVolumeRequest::default()
+        };
+        let expanded = host.service.node_expand_volume(Request::new(request)).await;
+        assert_eq!(expanded.unwrap_err().code(), Code::Unavailable);
+        let elsewhere = NodeStageVolumeRequest {
+            volume_id: VOLUME.into(),
+            publish_context: host.context.clone(),
+            staging_target_path: host.path("elsewhere"),
+            volume_capability: Some(capability.clone()),
+            ..NodeStageVolumeRequest::default()
+        };
+        let elsewhere = host.service.node_stage_volume(Request::new(elsewhere)).await;
+        assert_eq!(elsewhere.unwrap_err().code(), Code::AlreadyExists);
+        assert_eq!(host.layers("elsewhere"), 0);
+        forget();
+        host.stage(capability.clone()).await.unwrap();
+        host.publish("target", capability.clone(), false).await.unwrap();
+        host.unpublish("target").await.unwrap();
+        host.unstage().await.unwrap();
+    }
+}
