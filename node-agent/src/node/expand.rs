@@ -11,7 +11,7 @@ use tracing::info;
 
 use super::paths::GivenPath;
 use super::request::known_volume_id;
-use super::sessions::Sessions;
+use super::sessions::{self, Sessions};
 use super::{LOCAL, Node};
 use crate::crash;
 use crate::error::{Error, Result};
@@ -40,7 +40,7 @@ pub(crate) async fn expand<S: Sessions>(
         Error::NotFound(format!("volume {volume} is not at {:?} on this node", request.volume_path))
     };
     let view = node.sessions.view(&volume).ok_or_else(missing)?;
-    let device = view.device.ok_or_else(missing)?;
+    let device = sessions::device(&view)?;
     let given = GivenPath::parse("volume_path", &request.volume_path).map_err(|_| missing())?;
     let operation = node.locks.begin(&volume, "NodeExpandVolume")?;
     let number = device.number;

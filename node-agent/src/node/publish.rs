@@ -23,7 +23,7 @@ use super::locks::Operation;
 use super::paths;
 use super::record::{Access, Publish, StageRecord, Step};
 use super::request::{PublishRequest, WantedAccess};
-use super::sessions::Sessions;
+use super::sessions::{self, Sessions};
 use super::{LOCAL, Node};
 use crate::crash;
 use crate::error::{Error, Result};
@@ -57,8 +57,13 @@ pub(crate) async fn publish<S: Sessions>(node: &Node<S>, request: PublishRequest
         staging: record.staging.clone(),
         target: target.clone(),
         read_only,
+        access: record.access.clone(),
         noted: record.publish_at(&target).cloned(),
     };
+    // Before it is noted: a note of what is refused would make its repetition look like an
+    // interrupted publish, to be finished under the pod that has the volume otherwise.
+    let job =
+        operation.run("reading the mount table", LOCAL, move || job.action().map(|_| job)).await?;
     record.note_publish(Publish { target: target.clone(), read_only, confirmed: false });
     node.records.save(&operation, &record).await?;
     crash::point("publish.recorded");
@@ -70,10 +75,7 @@ pub(crate) async fn publish<S: Sessions>(node: &Node<S>, request: PublishRequest
             .run("giving the files to the pod's group", GROUP, move || group::give(&staging, group))
             .await?;
     }
-    let is_block = record.access == Access::Block;
-    operation
-        .run("publishing", LOCAL, move || if is_block { job.block() } else { job.filesystem() })
-        .await?;
+    operation.run("publishing", LOCAL, move || job.run()).await?;
     record.note_publish(Publish { target: target.clone(), read_only, confirmed: true });
     node.records.save(&operation, &record).await?;
     crash::point("publish.done");
@@ -95,7 +97,6 @@ async fn staged<S: Sessions>(
         ))
     };
     let view = node.sessions.view(&request.volume).ok_or_else(not_staged)?;
-    let device = view.device.clone().ok_or_else(not_staged)?;
     let path = staging.clone().ok_or_else(not_staged)?;
     let known = node.records.load(operation).await?.filter(|r| node.records.is_current(r));
     let wanted = request.capability.access.to_record();
@@ -112,6 +113,7 @@ async fn staged<S: Sessions>(
     if record.step != Step::Staged || record.staging != path {
         return Err(not_staged());
     }
+    let device = sessions::device(&view)?;
     if std::mem::discriminant(&record.access) != std::mem::discriminant(&wanted) {
         return Err(Error::Invalid(format!(
             "volume {} is staged as {:?}, it cannot be published as {wanted:?}",
@@ -206,10 +208,40 @@ struct Job {
     staging: PathBuf,
     target: PathBuf,
     read_only: bool,
+    access: Access,
     noted: Option<Publish>,
 }
 
 impl Job {
+    fn run(&self) -> Result<()> {
+        match self.access {
+            Access::Block => self.block(),
+            Access::Filesystem { .. } => self.filesystem(),
+        }
+    }
+
+    /// What there is to do, or why it must not be done.
+    fn action(&self) -> Result<PublishAction> {
+        match self.access {
+            Access::Block => {
+                // What its users were promised, whoever has changed the device since.
+                let promised = self.noted.as_ref().filter(|n| n.confirmed).map(|n| n.read_only);
+                let read_only = promised.map_or_else(|| self.is_read_only(), Ok)?;
+                self.decide(|m| self.block_layer(m, read_only))
+            }
+            Access::Filesystem { .. } => {
+                self.decide(|m| Layer::of_filesystem(m, self.device.number))
+            }
+        }
+    }
+
+    /// By number, not by name: what is seen at the target decides.
+    fn block_layer(&self, mount: &Mount, read_only: bool) -> Layer {
+        let ours = mount.fs_type == "devtmpfs"
+            && DeviceNumber::of_path(&mount.mount_point).is_ok_and(|n| n == self.device.number);
+        Layer { ours, read_only }
+    }
+
     fn decide(&self, is_ours: impl Fn(&Mount) -> Layer) -> Result<PublishAction> {
         let table = MountTable::read()?;
         let layers: Vec<Layer> = table.at(&self.target).into_iter().map(is_ours).collect();
@@ -217,8 +249,7 @@ impl Job {
     }
 
     fn filesystem(&self) -> Result<()> {
-        let layer = |m: &Mount| Layer::of_filesystem(m, self.device.number);
-        match self.decide(layer)? {
+        match self.action()? {
             PublishAction::Done => return Ok(()),
             PublishAction::MakeReadOnly => {}
             PublishAction::Bind => {
@@ -235,19 +266,13 @@ impl Job {
                     .map_err(Error::kernel("make read-only", self.target.display()))?;
             }
         }
-        self.expect_done(self.decide(layer)?)
+        self.expect_done(self.action()?)
     }
 
     fn block(&self) -> Result<()> {
-        let layer = |m: &Mount| Layer {
-            // By number, not by name: what is seen at the target decides.
-            ours: m.fs_type == "devtmpfs"
-                && DeviceNumber::of_path(&m.mount_point).is_ok_and(|n| n == self.device.number),
-            read_only: self.read_only,
-        };
-        let action = self.decide(layer)?;
+        let action = self.action()?;
         self.set_read_only()?;
-        if action == PublishAction::Done {
+        if action != PublishAction::Bind {
             return Ok(());
         }
         create_file(&self.target)?;
@@ -263,15 +288,21 @@ impl Job {
             )));
         }
         self.bind(&node, &target)?;
-        self.expect_done(self.decide(layer)?)
+        // By the kernel alone: a note may speak of an earlier publish.
+        let read_only = self.is_read_only()?;
+        self.expect_done(self.decide(|m| self.block_layer(m, read_only))?)
+    }
+
+    fn is_read_only(&self) -> Result<bool> {
+        let attribute = self.device.number.sysfs().join("ro");
+        let text = std::fs::read_to_string(&attribute)
+            .map_err(Error::kernel("read", attribute.display()))?;
+        Ok(text.trim() == "1")
     }
 
     /// For all users of the device; that the others agree was checked before.
     fn set_read_only(&self) -> Result<()> {
-        let attribute = self.device.number.sysfs().join("ro");
-        let text = std::fs::read_to_string(&attribute)
-            .map_err(Error::kernel("read", attribute.display()))?;
-        if (text.trim() == "1") == self.read_only {
+        if self.is_read_only()? == self.read_only {
             return Ok(());
         }
         let path = &self.device.path;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rds_csi_proto::ids::VolumeId;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::session::keeper::Keeper;
 use crate::session::{Attached, Content, SessionSpec, SessionView};
 
@@ -38,6 +38,19 @@ pub trait Sessions: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<()>> + Send;
     /// Lets waiting I/O fail.
     fn fail(&self, volume: &VolumeId) -> impl Future<Output = Result<()>> + Send;
+}
+
+/// The device of a session that is there. An agent that was just started has yet to look for
+/// it, which says nothing of the volume.
+pub(super) fn device(view: &SessionView) -> Result<Attached> {
+    view.device.clone().ok_or_else(|| {
+        Error::Unavailable(format!(
+            "the device of volume {} is not known yet ({}: {}); try again",
+            view.spec.volume,
+            view.state.as_str_name(),
+            view.reason
+        ))
+    })
 }
 
 impl Sessions for Keeper {

@@ -97,11 +97,10 @@ async fn is_staged<S: Sessions>(
 ) -> Result<bool> {
     let Some(record) = record.filter(|r| r.step == Step::Staged) else { return Ok(false) };
     let Some(view) = node.sessions.view(&request.volume) else { return Ok(false) };
-    let Some(device) = &view.device else { return Ok(false) };
     if let WantedAccess::Filesystem { .. } = request.capability.access {
         // The kernel, not the record, says whether it is mounted.
-        let action = look(operation, &record.staging, device.number).await?;
-        if action == StageAction::Mount {
+        let number = view.device.as_ref().map(|d| d.number);
+        if !is_mounted(operation, &record.staging, number).await? {
             return Ok(false);
         }
     }
@@ -123,7 +122,25 @@ async fn is_staged<S: Sessions>(
     }
     // Another epoch or portal is for the keeper to judge. The same one needs no session at
     // this moment: an outage is no reason to fail a volume that is in place.
-    Ok(view.spec == request.spec)
+    // After a restart of the agent its device is looked for first.
+    Ok(view.spec == request.spec && view.device.is_some())
+}
+
+/// Without a number, anything at the path counts: the record says that it is ours.
+async fn is_mounted(
+    operation: &Operation,
+    path: &Path,
+    number: Option<DeviceNumber>,
+) -> Result<bool> {
+    if let Some(number) = number {
+        return Ok(look(operation, path, number).await? == StageAction::Done);
+    }
+    let path = path.to_owned();
+    operation
+        .run("reading the mount table", LOCAL, move || {
+            Ok(!MountTable::read()?.at(&path).is_empty())
+        })
+        .await
 }
 
 async fn look(operation: &Operation, path: &Path, number: DeviceNumber) -> Result<StageAction> {

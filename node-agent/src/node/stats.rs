@@ -14,7 +14,7 @@ use rds_csi_proto::csi::{NodeGetVolumeStatsResponse, VolumeCondition, VolumeUsag
 use rds_csi_proto::ids::VolumeId;
 
 use super::paths::GivenPath;
-use super::sessions::Sessions;
+use super::sessions::{self, Sessions};
 use super::{LOCAL, Node};
 use crate::error::{Error, Result};
 use crate::kernel::mounts::MountTable;
@@ -63,7 +63,7 @@ pub(crate) async fn stats<S: Sessions>(
 ) -> Result<NodeGetVolumeStatsResponse> {
     let missing = || Error::NotFound(format!("volume {volume} is not at {path:?} on this node"));
     let view = node.sessions.view(&volume).ok_or_else(missing)?;
-    let device = view.device.clone().ok_or_else(missing)?;
+    let device = sessions::device(&view)?;
     let given = GivenPath::parse("volume_path", path).map_err(|_| missing())?;
     let writable = node.records.peek(volume.as_str()).await?.is_none_or(|r| !r.read_only);
     let seen =

@@ -2,6 +2,8 @@
 //! they are built with the feature `kernel-tests` only, and run in a guest by `make guest`.
 #![allow(clippy::unwrap_used)]
 
+mod conflicts;
+
 use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -35,6 +37,8 @@ struct Loop {
 }
 
 struct LoopState {
+    /// False as after a restart of the agent, until it has looked.
+    device_known: bool,
     session: Option<(SessionSpec, Attached)>,
     contents: Vec<Content>,
     state: State,
@@ -53,6 +57,7 @@ fn run(program: &str, arguments: &[&str]) -> String {
 impl Sessions for Loop {
     async fn attach(&self, spec: SessionSpec, _: Duration) -> Result<Attached> {
         let mut state = self.state.lock().unwrap();
+        state.device_known = true;
         if let Some((known, attached)) = &state.session {
             return if *known == spec {
                 Ok(attached.clone())
@@ -83,7 +88,7 @@ impl Sessions for Loop {
             state: state.state,
             since_unix_ms: 0,
             reason: "as the test wants it".into(),
-            device: Some(attached.clone()),
+            device: state.device_known.then(|| attached.clone()),
             namespace: None,
             controller: None,
             failing_io: false,
@@ -134,7 +139,12 @@ impl Host {
         let file = dir.path().join("volume.img");
         fs::File::create(&file).unwrap().set_len(400 << 20).unwrap();
         fs::create_dir(dir.path().join("staging")).unwrap();
-        let state = LoopState { session: None, contents: Vec::new(), state: State::Live };
+        let state = LoopState {
+            device_known: false,
+            session: None,
+            contents: Vec::new(),
+            state: State::Live,
+        };
         let sessions = Loop { file, state: Arc::new(Mutex::new(state)) };
         let (journal, _) = Journal::open(&dir.path().join("state")).unwrap();
         let context = PublishContext {

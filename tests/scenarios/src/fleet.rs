@@ -19,10 +19,10 @@ use crate::process::tail;
 use crate::report::Report;
 use crate::stack::Stack;
 
-use gauge::{Connections, Process, scrape, series, value};
+use gauge::{Connections, scrape, series, value};
 use writers::Writer;
 
-pub(crate) use gauge::speed;
+pub(crate) use gauge::{Process, speed};
 
 const VOLUMES: usize = 32;
 const BYTES: i64 = 16 << 20;
@@ -367,7 +367,7 @@ async fn clear(mut csi: Csi, volume: Volume) -> Result<()> {
 }
 
 /// `RDS_HOST_SPEED`, as `rds-scenario speed` printed it on the host.
-fn host_speed() -> Option<(f64, f64)> {
+pub(crate) fn host_speed() -> Option<(f64, f64)> {
     let text = std::env::var("RDS_HOST_SPEED").ok()?;
     let (read, compute) = text.trim().split_once(',')?;
     Some((read.parse().ok()?, compute.parse().ok()?))

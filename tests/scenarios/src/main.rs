@@ -15,8 +15,12 @@
 //! - [`fleet`] is about many volumes at once;
 //! - [`crash`] kills the agent at each of its named points, [`state_disk`] takes the disk of
 //!   its journal away;
+//! - [`chaos`] makes random calls and compares the world with a model, [`churn`] makes many
+//!   at once and looks for what is left of them.
 
 mod bench;
+mod chaos;
+mod churn;
 mod crash;
 mod csi;
 mod demo;
@@ -104,6 +108,10 @@ enum Command {
     Poweroff(poweroff::Options),
     /// Many volumes lost at once: recovery, connections, the agent's memory and idle CPU.
     Fleet,
+    /// Random sequences of calls on four volumes, with crashes, against a model.
+    Chaos(chaos::Options),
+    /// 64 lives at once on 32 volumes, then no leak; users found among 2,000 processes.
+    Churn,
     /// How fast this machine is at what an idle agent does; for RDS_HOST_SPEED in a guest.
     #[command(hide = true)]
     Speed,
@@ -175,6 +183,8 @@ fn main() -> ExitCode {
             Command::Packages(options) => packages::run(&options).await,
             Command::Poweroff(options) => poweroff::run(&options).await,
             Command::Fleet => fleet::run().await,
+            Command::Chaos(options) => chaos::run(&options).await,
+            Command::Churn => churn::run().await,
             Command::Matrix(options) => matrix::run(options).await,
             Command::Writer { .. } | Command::MatrixTable { .. } | Command::Speed => false,
         }

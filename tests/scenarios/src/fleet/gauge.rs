@@ -19,11 +19,11 @@ const SYN_SENT: &str = "02";
 
 /// The agent's process.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Process(pub(super) u32);
+pub(crate) struct Process(pub(crate) u32);
 
 impl Process {
     /// A line of /proc/PID/status, in KiB or without a unit.
-    pub(super) fn status(self, key: &str) -> Result<u64> {
+    pub(crate) fn status(self, key: &str) -> Result<u64> {
         let text = fs::read_to_string(format!("/proc/{}/status", self.0))?;
         let line = text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(':'));
         let value = line.and_then(|l| l.split_whitespace().next()).context(key.to_owned())?;
@@ -31,7 +31,7 @@ impl Process {
     }
 
     /// Where its memory is, for whoever has to find out why there is so much.
-    pub(super) fn largest_mappings(self) -> Result<String> {
+    pub(crate) fn largest_mappings(self) -> Result<String> {
         let text = fs::read_to_string(format!("/proc/{}/smaps", self.0))?;
         let (mut mappings, mut header) = (Vec::new(), "");
         for line in text.lines() {
