@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod conflicts;
+mod group;
 
 use std::collections::HashMap;
 use std::fs;
