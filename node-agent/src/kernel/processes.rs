@@ -305,22 +305,39 @@ mod tests {
         assert_eq!(mapped_file(b"7f-80 rw-p 0000 00:00 0", &shown), None);
     }
 
-    #[test]
-    fn a_scan_of_this_host_finds_an_open_file_of_another_process() {
+    /// What a scan says of one process that is started by `spawn` around a fresh directory.
+    fn seen_of(spawn: impl FnOnce(&Path) -> std::process::Command) -> (String, Vec<Holder>) {
         let dir = tempfile::tempdir().unwrap();
         let device = DeviceNumber::from_raw(fs::metadata(dir.path()).unwrap().dev());
-        let mut child = std::process::Command::new("sleep")
-            .arg("60")
-            .current_dir(dir.path())
-            .stdin(std::process::Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut child = spawn(dir.path()).spawn().unwrap();
         let mut seen = Vec::new();
         let result = scan(&Search { device, expected_mount: None }, |h| seen.push(h));
         child.kill().unwrap();
         child.wait().unwrap();
         result.unwrap();
-        let cwd = format!("working directory {}", dir.path().display());
-        assert!(seen.iter().any(|h| h.pid == Some(child.id()) && h.holds == cwd), "{seen:?}");
+        seen.retain(|h| h.pid == Some(child.id()));
+        (dir.path().display().to_string(), seen)
+    }
+
+    #[test]
+    fn a_scan_of_this_host_finds_a_working_directory() {
+        let (dir, seen) = seen_of(|dir| {
+            let mut sleep = std::process::Command::new("sleep");
+            sleep.arg("60").current_dir(dir).stdin(std::process::Stdio::null());
+            sleep
+        });
+        let cwd = format!("working directory {dir}");
+        assert!(seen.iter().any(|h| h.holds == cwd), "{seen:?}");
+    }
+
+    #[test]
+    fn a_scan_of_this_host_finds_an_open_file() {
+        let (dir, seen) = seen_of(|dir| {
+            let mut sleep = std::process::Command::new("sleep");
+            sleep.arg("60").current_dir("/").stdin(fs::File::create(dir.join("file")).unwrap());
+            sleep
+        });
+        let file = format!("open file {dir}/file");
+        assert!(seen.iter().any(|h| h.holds == file), "{seen:?}");
     }
 }

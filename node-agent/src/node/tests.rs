@@ -392,6 +392,7 @@ async fn nothing_that_is_not_blank_is_formatted() {
         assert_eq!(refused.code(), Code::FailedPrecondition, "{filling}: {refused}");
         assert!(refused.message().contains(told), "{filling}: {refused}");
         assert_eq!(run("sha256sum", &[file.to_str().unwrap()]), before, "{filling}");
+        assert_eq!(host.sessions.views().len(), 1, "a failed stage disconnects nothing");
         host.unstage().await.unwrap();
     }
 }
