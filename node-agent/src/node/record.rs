@@ -182,4 +182,23 @@ mod tests {
         record.step = Step::Mounting;
         assert_eq!(record.interrupted_format(&epoch), None);
     }
+    /// The status shows them without knowing the type.
+    #[test]
+    fn the_status_finds_path_and_file_system() {
+        let record = StageRecord {
+            boot_id: "b".into(),
+            host_nqn: HostNqn::random(),
+            staging: "/s".into(),
+            access: Access::Filesystem { fs_type: "xfs".into(), flags: Vec::new() },
+            read_only: false,
+            step: Step::Staged,
+            publishes: Vec::new(),
+        };
+        let value = serde_json::to_value(record).unwrap_or_default();
+        let noted = |pointer| crate::session::rpc::noted(&value, pointer);
+        assert_eq!(
+            (noted("/staging"), noted("/access/Filesystem/fs_type")),
+            ("/s".into(), "xfs".into())
+        );
+    }
 }

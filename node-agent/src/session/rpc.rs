@@ -40,8 +40,7 @@ impl SessionsService {
             .ok()
             .flatten()
             .unwrap_or_default();
-        let text =
-            |key: &str| stage.get(key).and_then(|v| v.as_str()).unwrap_or_default().to_owned();
+        let text = |pointer: &str| noted(&stage, pointer);
         Volume {
             volume_id: view.spec.volume.to_string(),
             state: view.state.into(),
@@ -73,6 +72,11 @@ impl SessionsService {
     fn done(&self, volume: &VolumeId, message: String) -> Result<Response<VolumeReply>, Status> {
         Ok(Response::new(VolumeReply { volume: Some(self.one(volume)?), message }))
     }
+}
+
+/// What a stage record says, by JSON pointer; nothing if it does not.
+pub(crate) fn noted(stage: &serde_json::Value, pointer: &str) -> String {
+    stage.pointer(pointer).and_then(|v| v.as_str()).unwrap_or_default().to_owned()
 }
 
 fn volume_id(text: &str) -> Result<VolumeId, Status> {

@@ -42,17 +42,20 @@ impl Crowd {
         let script = format!("for ((n = 0; n < {count}; n++)); do sleep 3600 & done; wait");
         let mut shell = Command::new("bash");
         shell.args(["-c", &script]).stdin(Stdio::null()).process_group(0);
-        let (began, before) = (Instant::now(), processes()?);
-        let crowd = Self(shell.spawn().context("start bash")?);
-        loop {
-            let now = processes()?;
-            // The kernel's own may end meanwhile.
-            if now >= before + count {
-                return Ok(crowd);
-            }
+        let (began, crowd) = (Instant::now(), Self(shell.spawn().context("start bash")?));
+        while crowd.children()? < count {
+            let now = crowd.children()?;
             ensure!(began.elapsed() < STARTS, "only {now} processes run after {STARTS:?}");
             tokio::time::sleep(PAUSE).await;
         }
+        Ok(crowd)
+    }
+
+    /// The kernel's own processes come and go; these stay.
+    fn children(&self) -> Result<usize> {
+        let pid = self.0.id();
+        let list = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+        Ok(list.split_whitespace().count())
     }
 }
 
