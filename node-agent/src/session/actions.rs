@@ -14,12 +14,12 @@ use crate::kernel::dm::DeviceMapper;
 use crate::kernel::fabrics::Held;
 use crate::kernel::refusal::Answer;
 use crate::kernel::sysfs::{self, ControllerState, Namespace};
-use crate::kernel::{blocking, fabrics, refusal};
+use crate::kernel::{blocking, fabrics, iostat, refusal};
 use crate::metrics::Metrics;
 use crate::metrics::labels::Attempt;
 
 use super::cause;
-use super::content::{self, Samples, Verdict};
+use super::content::{self, Samples, Since, Verdict};
 use super::machine::{Action, ConnectFailure, Outcome};
 use super::portal::Portals;
 use super::shield::Terms;
@@ -245,8 +245,12 @@ fn check_and_map(context: &Context, namespace: &Namespace, until: Instant) -> Re
     }
     let while_active =
         seen.as_ref().is_some_and(|s| s.path == Some(namespace.number) && s.path_active);
-    let written = seen.and_then(|seen| sysfs::bytes_written(seen.number)).unwrap_or(0);
-    let since = written.saturating_sub(context.samples.written_bytes);
+    let written = seen.as_ref().and_then(|s| sysfs::bytes_written(s.number)).unwrap_or(0);
+    let io = seen.and_then(|s| iostat::Reader::default().read(s.number));
+    let since = Since {
+        written_bytes: written.saturating_sub(context.samples.written_bytes),
+        in_flight: io.map_or(0, |io| io.in_flight),
+    };
     let verdict = content::compare(&device, &context.content, &context.samples, since)
         .map_err(Error::kernel("read", &namespace.name))?;
     let compared = began.elapsed();

@@ -5,7 +5,9 @@
 //! by its UUID. A raw volume belongs to its user, so it is known by samples: the hashes of
 //! blocks spread over it, taken again every few seconds. One sampled block that still
 //! matches proves that it is the same; none that matches proves the opposite, unless so
-//! much was written since the sampling that all of them may have changed.
+//! much was written since the sampling that all of them may have changed. On a volume that
+//! is nearly empty that is little: a program that goes on writing to the only few blocks
+//! that hold anything. There, what was zeros has to tell: it still is.
 
 use std::fs::File;
 use std::io;
@@ -22,15 +24,39 @@ const BLOCK: u64 = 4096;
 const HEAD_BLOCKS: u64 = 8;
 const SPREAD_BLOCKS: u64 = 56;
 
+/// As many blocks as a program may be thought to write to and to no others. A volume on which
+/// more of the samples hold something is not nearly empty.
+const FEW: usize = HEAD_BLOCKS as usize;
+const SECTOR: u64 = 512;
+
 /// What was sampled of a raw volume, and when by the device's own count of writes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub struct Samples {
     /// Offset and hash of each block that was not all zeros.
     pub blocks: Vec<(u64, u32)>,
+    /// Offset of each block that was all zeros. Older records do not tell.
+    #[serde(default)]
+    pub zeros: Vec<u64>,
     /// Size of the volume when it was sampled, in bytes.
     pub size_bytes: u64,
     /// Bytes that had been written through the shield by then.
     pub written_bytes: u64,
+}
+
+/// What may have changed since a volume was sampled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Since {
+    /// Bytes that were written and acknowledged.
+    pub written_bytes: u64,
+    /// Requests that were not acknowledged, though the target may have carried them out.
+    pub in_flight: u64,
+}
+
+impl Since {
+    /// At most so many blocks.
+    fn blocks(self) -> u64 {
+        (self.written_bytes / SECTOR).saturating_add(self.in_flight)
+    }
 }
 
 /// The outcome of a comparison.
@@ -50,7 +76,7 @@ pub fn compare(
     device: &File,
     content: &Content,
     samples: &Samples,
-    written_since: u64,
+    since: Since,
 ) -> io::Result<Verdict> {
     match content {
         Content::Unknown => Ok(Verdict::Same),
@@ -66,7 +92,7 @@ pub fn compare(
                 )),
             })
         }
-        Content::Raw => compare_samples(device, samples, written_since),
+        Content::Raw => compare_samples(device, samples, since),
     }
 }
 
@@ -76,19 +102,44 @@ fn same_type(a: &str, b: &str) -> bool {
     a == b || (ext(a) && ext(b))
 }
 
-fn compare_samples(device: &File, samples: &Samples, written_since: u64) -> io::Result<Verdict> {
-    if samples.blocks.is_empty() || written_since >= samples.size_bytes / 2 {
+fn compare_samples(device: &File, samples: &Samples, since: Since) -> io::Result<Verdict> {
+    if samples.blocks.is_empty() || since.written_bytes >= samples.size_bytes / 2 {
         return Ok(Verdict::Same);
     }
+    let mut all_zeros = true;
     for (offset, hash) in &samples.blocks {
-        if hash_at(device, *offset)? == *hash {
+        let found = hash_at(device, *offset)?;
+        if found == *hash {
             return Ok(Verdict::Same);
         }
+        all_zeros &= found == hash_of_zeros();
+    }
+    if !all_zeros && may_be_rewritten(device, samples, since)? {
+        return Ok(Verdict::Same);
     }
     Ok(Verdict::Different(format!(
-        "none of {} sampled blocks is what it was, though only {written_since} bytes were written since",
-        samples.blocks.len()
+        "none of {} sampled blocks is what it was, though only {} bytes were written since",
+        samples.blocks.len(),
+        since.written_bytes
     )))
+}
+
+/// Whether it may be a nearly empty volume whose few blocks were all written to since.
+fn may_be_rewritten(device: &File, samples: &Samples, since: Since) -> io::Result<bool> {
+    let few = samples.blocks.len();
+    if few > FEW || few as u64 > since.blocks() || samples.zeros.is_empty() {
+        return Ok(false);
+    }
+    for offset in &samples.zeros {
+        if hash_at(device, *offset)? != hash_of_zeros() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn hash_of_zeros() -> u32 {
+    crc32fast::hash(&[0; BLOCK as usize])
 }
 
 /// Samples a raw volume.
@@ -101,15 +152,16 @@ pub fn sample(device: &File, size_bytes: u64, written_bytes: u64) -> io::Result<
     wanted.extend((0..SPREAD_BLOCKS).map(|n| n * blocks / SPREAD_BLOCKS));
     wanted.sort_unstable();
     wanted.dedup();
-    let mut found = Vec::new();
-    let zero = crc32fast::hash(&[0; BLOCK as usize]);
+    let (mut found, mut zeros) = (Vec::new(), Vec::new());
     for block in wanted {
-        let hash = hash_at(device, block * BLOCK)?;
-        if hash != zero {
-            found.push((block * BLOCK, hash));
+        let (offset, hash) = (block * BLOCK, hash_at(device, block * BLOCK)?);
+        if hash == hash_of_zeros() {
+            zeros.push(offset);
+        } else {
+            found.push((offset, hash));
         }
     }
-    Ok(Samples { blocks: found, size_bytes, written_bytes })
+    Ok(Samples { blocks: found, zeros, size_bytes, written_bytes })
 }
 
 /// A buffer that direct I/O accepts. The check must not be answered from the page cache,
@@ -173,6 +225,10 @@ mod tests {
 
     const SIZE: u64 = 4 << 20;
 
+    fn written(written_bytes: u64) -> Since {
+        Since { written_bytes, in_flight: 0 }
+    }
+
     fn volume(seed: u8) -> File {
         let mut file = tempfile::tempfile().unwrap();
         let bytes: Vec<u8> = (0..SIZE).map(|n| (n / BLOCK) as u8 ^ seed).collect();
@@ -186,20 +242,61 @@ mod tests {
         let samples = sample(&file, SIZE, 0).unwrap();
         file.seek(SeekFrom::Start(0)).unwrap();
         file.write_all(&vec![0xaa; (SIZE / 4) as usize]).unwrap();
-        assert_eq!(compare(&file, &Content::Raw, &samples, SIZE / 4).unwrap(), Verdict::Same);
+        assert_eq!(
+            compare(&file, &Content::Raw, &samples, written(SIZE / 4)).unwrap(),
+            Verdict::Same
+        );
     }
 
     #[test]
     fn another_or_an_empty_volume_does_not_match() {
         let samples = sample(&volume(1), SIZE, 0).unwrap();
-        let other = compare(&volume(0x80), &Content::Raw, &samples, 0).unwrap();
+        let other = compare(&volume(0x80), &Content::Raw, &samples, written(0)).unwrap();
         assert!(matches!(other, Verdict::Different(_)));
         let empty = tempfile::tempfile().unwrap();
         empty.set_len(SIZE).unwrap();
         assert!(matches!(
-            compare(&empty, &Content::Raw, &samples, 0).unwrap(),
+            compare(&empty, &Content::Raw, &samples, written(0)).unwrap(),
             Verdict::Different(_)
         ));
+    }
+
+    /// Nearly empty: these blocks hold something.
+    fn sparse(blocks: &[(u64, u8)]) -> File {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(SIZE).unwrap();
+        for (block, byte) in blocks {
+            file.write_all_at(&[*byte; BLOCK as usize], block * BLOCK).unwrap();
+        }
+        file
+    }
+
+    #[test]
+    fn a_nearly_empty_volume_may_be_rewritten_where_it_was_written() {
+        let is_same = |found: &File, samples: &Samples, since: Since| {
+            compare(found, &Content::Raw, samples, since).unwrap() == Verdict::Same
+        };
+        let samples = sample(&sparse(&[(0, 1), (1, 1)]), SIZE, 0).unwrap();
+        let rewritten = sparse(&[(0, 2), (1, 2)]);
+        let in_flight = |in_flight| Since { written_bytes: 0, in_flight };
+        assert!(is_same(&rewritten, &samples, written(2 * BLOCK)));
+        assert!(is_same(&rewritten, &samples, in_flight(2)));
+        // Nobody wrote that much.
+        assert!(!is_same(&rewritten, &samples, written(0)));
+        assert!(!is_same(&rewritten, &samples, in_flight(1)));
+        // What was zeros is not, or nothing is left: other volumes.
+        assert!(!is_same(&sparse(&[(0, 2), (1, 2), (512, 2)]), &samples, written(2 * BLOCK)));
+        assert!(!is_same(&sparse(&[]), &samples, written(2 * BLOCK)));
+        assert!(!is_same(&volume(9), &samples, written(2 * BLOCK)));
+        // A record from before zeros were noted.
+        let older = Samples { zeros: Vec::new(), ..samples };
+        assert!(!is_same(&rewritten, &older, written(2 * BLOCK)));
+        // Not nearly empty.
+        let many: Vec<(u64, u8)> = (0..9).map(|n| (if n < 8 { n } else { 512 }, 1)).collect();
+        let samples = sample(&sparse(&many), SIZE, 0).unwrap();
+        assert_eq!(samples.blocks.len(), 9);
+        let rewritten: Vec<_> = many.iter().map(|(block, _)| (*block, 2)).collect();
+        assert!(!is_same(&sparse(&rewritten), &samples, written(9 * BLOCK)));
     }
 
     #[test]
@@ -207,7 +304,10 @@ mod tests {
         let empty = tempfile::tempfile().unwrap();
         empty.set_len(SIZE).unwrap();
         let samples = sample(&empty, SIZE, 0).unwrap();
-        assert_eq!(compare(&volume(3), &Content::Raw, &samples, 0).unwrap(), Verdict::Same);
+        assert_eq!(
+            compare(&volume(3), &Content::Raw, &samples, written(0)).unwrap(),
+            Verdict::Same
+        );
     }
 
     #[test]
@@ -221,20 +321,23 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&head).unwrap();
         let fs = |uuid: &str| Content::Filesystem { fs_type: "ext4".into(), uuid: uuid.into() };
-        assert_eq!(compare(&file, &fs(uuid), &Samples::default(), 0).unwrap(), Verdict::Same);
+        assert_eq!(
+            compare(&file, &fs(uuid), &Samples::default(), written(0)).unwrap(),
+            Verdict::Same
+        );
         assert!(matches!(
-            compare(&file, &fs("x"), &Samples::default(), 0).unwrap(),
+            compare(&file, &fs("x"), &Samples::default(), written(0)).unwrap(),
             Verdict::Different(_)
         ));
         file.set_len(0).unwrap();
         file.set_len(68 << 10).unwrap();
         assert!(matches!(
-            compare(&file, &fs(uuid), &Samples::default(), 0).unwrap(),
+            compare(&file, &fs(uuid), &Samples::default(), written(0)).unwrap(),
             Verdict::Different(_)
         ));
         file.set_len(1000).unwrap();
         assert!(
-            compare(&file, &fs(uuid), &Samples::default(), 0).is_err(),
+            compare(&file, &fs(uuid), &Samples::default(), written(0)).is_err(),
             "unreadable is not different"
         );
     }
