@@ -81,6 +81,12 @@ bench-recovery: bench-build ## Seconds from "the target answers" to the first wr
 crash: setup ## The agent is killed at each named point of a volume's life, in a guest
 	tests/run.sh crash
 
+.PHONY: chaos
+chaos: setup build ## Random CSI calls against a model, and 64 lives at once, in guests (not in `make test`)
+	$(BIN)/rds-vm run --kernel $(firstword $(KERNELS)) --timeout $(DEMO_TIMEOUT) -- $(BIN)/rds-scenario chaos
+	$(BIN)/rds-vm run --kernel $(firstword $(KERNELS)) --timeout $(DEMO_TIMEOUT) \
+		--env RDS_HOST_SPEED=$$($(BIN)/rds-scenario speed) -- $(BIN)/rds-scenario churn
+
 .PHONY: fmt
 fmt: ## Format the source
 	cargo fmt --all
