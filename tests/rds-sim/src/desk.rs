@@ -3,10 +3,10 @@
 //! A request runs in a task of its own: it goes on when its client went away, when REST cuts it
 //! after a minute, and it is never answered when the appliance rebooted in between.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Mutex, oneshot};
+use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 
 use crate::appliance::core::Appliance;
 use crate::clock;
@@ -51,8 +51,15 @@ pub enum Outcome<T> {
 /// One queue per transport: there is one user, and REST runs a user's requests one at a time.
 #[derive(Debug, Default)]
 pub struct Desk {
-    rest: Mutex<()>,
-    ssh: Mutex<()>,
+    rest: Arc<Mutex<()>>,
+    ssh: Arc<Mutex<()>>,
+}
+
+/// A request's turn, for as long as it holds it.
+type Turn = Arc<std::sync::Mutex<Option<OwnedMutexGuard<()>>>>;
+
+fn set(turn: &Turn, guard: Option<OwnedMutexGuard<()>>) {
+    *turn.lock().unwrap_or_else(PoisonError::into_inner) = guard;
 }
 
 /// Runs `work` on the appliance in its turn.
@@ -64,15 +71,22 @@ pub async fn submit<T: Send + 'static>(
 ) -> Outcome<T> {
     let (answer, result) = oneshot::channel();
     let task_sim = sim.clone();
+    let turn = Turn::default();
+    let task_turn = turn.clone();
     tokio::spawn(async move {
-        let outcome = run(&task_sim, label, work).await;
+        let outcome = run(&task_sim, label, &task_turn, work).await;
         // The client may be gone: the work is done all the same.
         let _ = answer.send(outcome);
     });
     let outcome = match cut {
         Some(cut) => match tokio::time::timeout(cut, result).await {
             Ok(outcome) => outcome,
-            Err(_) => return Outcome::Cut,
+            Err(_) => {
+                if sim.config.switches.cut_frees_queue {
+                    set(&turn, None);
+                }
+                return Outcome::Cut;
+            }
         },
         None => result.await,
     };
@@ -82,14 +96,16 @@ pub async fn submit<T: Send + 'static>(
 async fn run<T: Send + 'static>(
     sim: &Arc<Sim>,
     label: Label,
+    turn: &Turn,
     work: impl FnOnce(&Appliance) -> Result<T, Refusal> + Send + 'static,
 ) -> Outcome<T> {
     let arrived = Instant::now();
     let boots = sim.appliance.boots();
-    let turn = match label.transport {
-        Transport::Rest => sim.desk.rest.lock().await,
-        Transport::Ssh => sim.desk.ssh.lock().await,
+    let queue = match label.transport {
+        Transport::Rest => &sim.desk.rest,
+        Transport::Ssh => &sim.desk.ssh,
     };
+    set(turn, Some(queue.clone().lock_owned().await));
     let request =
         format!("{} {} {}", label.verb, label.path, label.item.as_deref().unwrap_or_default());
     let verdict = sim.faults.judge(request.trim_end());
@@ -106,7 +122,7 @@ async fn run<T: Send + 'static>(
                 .unwrap_or_else(|e| Err(Refusal::Guess(format!("failure: {e}"))))
         }
     };
-    drop(turn);
+    set(turn, None);
     let status = result.as_ref().map_or_else(Refusal::status, |_| 200);
     sim.journal.write(&Record {
         time: clock::unix_ms(),

@@ -74,6 +74,8 @@ pub async fn run(config: Serve) -> anyhow::Result<()> {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
+    // A copy under way ends, as at a power failure.
+    sim.appliance.power_off();
     let _ = network::heal(sim.config.portal).await;
     sim.exports.tear_down().await?;
     let _ = fs::remove_file(sim.config.control_path());
@@ -104,7 +106,7 @@ fn assemble(
         config.switches.clone(),
         pools,
         store,
-        config.ros_version.clone(),
+        config.ros_version,
         config.portal.port(),
         sender,
     )

@@ -58,7 +58,10 @@ fn refusals() {
     // Octal, as the manual says of literals.
     assert_eq!(sim.post("/disk/add", &file("04000000")).0, 200);
     assert_eq!(sim.get("/disk?slot=a&.proplist=file-size").1, json!([{"file-size": "1048576"}]));
-    // PATCH hides the reason.
+    // PATCH answers with the whole item, and hides the reason of a refusal.
+    let (status, patched) = sim.request("PATCH", "/disk/a", r#"{"comment":"mine"}"#);
+    assert_eq!((status, &patched["comment"], &patched["slot"]), (200, &json!("mine"), &json!("a")));
+    assert_eq!(sim.request("PATCH", "/disk/b", r#"{"comment":"x"}"#).0, 404);
     assert_eq!(
         sim.request("PATCH", "/disk/a", r#"{"foo":"1"}"#).1,
         json!({"error":400,"message":"Bad Request"})

@@ -6,55 +6,10 @@ mod common;
 use std::sync::Arc;
 
 use common::Running;
-use russh::ChannelMsg;
-use russh::client::{AuthResult, Config, Handle, Handler, connect};
+use common::ssh::{dial, exec, login};
 use russh::keys::ssh_key::private::{Ed25519Keypair, KeypairData};
-use russh::keys::{HashAlg, PrivateKey, PrivateKeyWithHashAlg, PublicKeyOrCertificate};
+use russh::keys::{PrivateKey, PrivateKeyWithHashAlg};
 use serde_json::{Value, json};
-
-struct Pinned(String);
-
-impl Handler for Pinned {
-    type Error = russh::Error;
-    async fn check_server_key(
-        &mut self,
-        key: &PublicKeyOrCertificate,
-    ) -> Result<bool, Self::Error> {
-        Ok(match key {
-            PublicKeyOrCertificate::PublicKey { key, .. } => {
-                key.fingerprint(HashAlg::Sha256).to_string() == self.0
-            }
-            _ => false,
-        })
-    }
-}
-
-async fn dial(sim: &Running) -> Handle<Pinned> {
-    let endpoints: Value = serde_json::from_str(&sim.file("endpoints.json")).unwrap();
-    let pin = endpoints["ssh_fingerprint"].as_str().unwrap().to_owned();
-    connect(Arc::new(Config::default()), sim.ssh.as_str(), Pinned(pin)).await.unwrap()
-}
-
-async fn login(sim: &Running) -> Handle<Pinned> {
-    let mut session = dial(sim).await;
-    let result = session.authenticate_password("admin", sim.file("password")).await.unwrap();
-    assert!(matches!(result, AuthResult::Success));
-    session
-}
-
-async fn exec(session: &Handle<Pinned>, line: &str) -> (String, Option<u32>) {
-    let mut channel = session.channel_open_session().await.unwrap();
-    channel.exec(true, line).await.unwrap();
-    let (mut out, mut status) = (Vec::new(), None);
-    while let Some(message) = channel.wait().await {
-        match message {
-            ChannelMsg::Data { data } => out.extend_from_slice(&data),
-            ChannelMsg::ExitStatus { exit_status } => status = Some(exit_status),
-            _ => {}
-        }
-    }
-    (String::from_utf8(out).unwrap(), status)
-}
 
 #[tokio::test]
 async fn the_wrapper_tells_success_from_failure() {

@@ -3,11 +3,34 @@
 use crate::ros::item::Item;
 use crate::ros::number::Origin;
 use crate::ros::query::Query;
+use crate::ros::version::{Feature, Version};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Menu {
     Disk,
     File,
+    BtrfsFilesystem,
+    BtrfsSubvolume,
+}
+
+impl Menu {
+    pub fn path(self) -> &'static str {
+        match self {
+            Menu::Disk => "/disk",
+            Menu::File => "/file",
+            Menu::BtrfsFilesystem => "/disk/btrfs/filesystem",
+            Menu::BtrfsSubvolume => "/disk/btrfs/subvolume",
+        }
+    }
+
+    /// The property that names an item, beside its id.
+    pub fn key(self) -> &'static str {
+        match self {
+            Menu::Disk => "slot",
+            Menu::File | Menu::BtrfsSubvolume => "name",
+            Menu::BtrfsFilesystem => "label",
+        }
+    }
 }
 
 /// A property as it was given.
@@ -39,6 +62,12 @@ pub enum Command {
         menu: Menu,
         targets: Vec<String>,
     },
+    /// `/file/copy` of `targets`, or `/disk/copy`, which has no targets.
+    Copy {
+        menu: Menu,
+        targets: Vec<String>,
+        properties: Vec<Property>,
+    },
     Resource,
     Identity,
 }
@@ -53,18 +82,31 @@ pub enum Reply {
 
 impl Command {
     /// `/disk/add`: for the log, for faults, and without any value.
-    pub fn path(&self) -> &'static str {
+    pub fn path(&self) -> String {
+        let (menu, verb) = match self {
+            Command::Print { menu, .. } => (menu, "print"),
+            Command::Add { menu, .. } => (menu, "add"),
+            Command::Set { menu, .. } => (menu, "set"),
+            Command::Remove { menu, .. } => (menu, "remove"),
+            Command::Copy { menu, .. } => (menu, "copy"),
+            Command::Resource => return "/system/resource/print".into(),
+            Command::Identity => return "/system/identity/print".into(),
+        };
+        format!("{}/{verb}", menu.path())
+    }
+
+    /// Whether that version has it (ROUTEROS.md, "Versions").
+    pub fn known_to(&self, version: Version) -> bool {
         match self {
-            Command::Print { menu: Menu::Disk, .. } => "/disk/print",
-            Command::Print { menu: Menu::File, .. } => "/file/print",
-            Command::Add { menu: Menu::Disk, .. } => "/disk/add",
-            Command::Add { menu: Menu::File, .. } => "/file/add",
-            Command::Set { menu: Menu::Disk, .. } => "/disk/set",
-            Command::Set { menu: Menu::File, .. } => "/file/set",
-            Command::Remove { menu: Menu::Disk, .. } => "/disk/remove",
-            Command::Remove { menu: Menu::File, .. } => "/file/remove",
-            Command::Resource => "/system/resource/print",
-            Command::Identity => "/system/identity/print",
+            Command::Copy { .. } => version.has(Feature::Copy),
+            Command::Print { menu, .. }
+            | Command::Add { menu, .. }
+            | Command::Set { menu, .. }
+            | Command::Remove { menu, .. } => {
+                !matches!(menu, Menu::BtrfsFilesystem | Menu::BtrfsSubvolume)
+                    || version.has(Feature::Subvolumes)
+            }
+            Command::Resource | Command::Identity => true,
         }
     }
 
@@ -82,6 +124,10 @@ impl Command {
                 crate::ros::query::Word::Equal(n, v) if n != "type" => Some(v.clone()),
                 _ => None,
             }),
+            Command::Copy { targets, properties, .. } => match targets.as_slice() {
+                [] => properties.iter().find(|p| p.name == "src").map(|p| p.value.clone()),
+                targets => Some(targets.join(",")),
+            },
             Command::Resource | Command::Identity => None,
         }
     }

@@ -1,20 +1,42 @@
 //! Pools: directories that hold the images, each with a size that its files may not exceed.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use nix::fcntl::{FallocateFlags, fallocate};
 
-use crate::config::{Allocate, PoolSpec};
+use sha2::{Digest, Sha256};
+
+use crate::config::{Allocate, PoolKind, PoolSpec};
+
+/// Files of ours in a pool begin with this, and `/file` does not show them.
+pub(super) const HIDDEN: &str = ".rds-sim-";
 
 #[derive(Debug, Clone)]
 pub struct Pool {
     pub name: String,
     pub bytes: u64,
+    pub kind: PoolKind,
     dir: PathBuf,
+}
+
+impl Pool {
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The file system's UUID: the same one over restarts.
+    pub(super) fn uuid(&self) -> String {
+        let digest = Sha256::digest(self.dir.as_os_str().as_encoded_bytes());
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&digest[..16]);
+        uuid::Uuid::from_bytes(bytes).to_string()
+    }
 }
 
 /// One entry of `/file`.
@@ -31,6 +53,8 @@ pub struct Entry {
 pub struct Pools {
     pools: Vec<Pool>,
     allocate: Allocate,
+    /// Directories of subvolumes, and whose data each shares.
+    shared: Mutex<BTreeMap<PathBuf, String>>,
 }
 
 /// Why a file could not be made or grown.
@@ -46,14 +70,16 @@ impl Pools {
         for spec in specs {
             let dir = state_dir.join("pools").join(&spec.name);
             fs::create_dir_all(&dir)?;
+            remove_drafts(&dir)?;
             // configfs keeps the path as text: it must not depend on the working directory.
             pools.push(Pool {
                 name: spec.name.clone(),
                 bytes: spec.bytes,
+                kind: spec.kind,
                 dir: dir.canonicalize()?,
             });
         }
-        Ok(Pools { pools, allocate })
+        Ok(Pools { pools, allocate, shared: Mutex::default() })
     }
 
     pub fn pools(&self) -> &[Pool] {
@@ -67,7 +93,12 @@ impl Pools {
         let pool = self.pools.iter().find(|p| p.name == name)?;
         let mut host = pool.dir.clone();
         for part in parts {
-            if part.is_empty() || part == "." || part == ".." || part.contains('\0') {
+            if part.is_empty()
+                || part == "."
+                || part == ".."
+                || part.contains('\0')
+                || part.starts_with(HIDDEN)
+            {
                 return None;
             }
             host.push(part);
@@ -75,19 +106,36 @@ impl Pools {
         Some((pool, host))
     }
 
-    /// Bytes that the pool has left.
+    pub(super) fn set_shared(&self, shared: BTreeMap<PathBuf, String>) {
+        *self.shared.lock().unwrap_or_else(PoisonError::into_inner) = shared;
+    }
+
+    /// Bytes that the pool has left. Of a file and its snapshots the largest counts, once: what they
+    /// have come to differ in is left out.
     pub fn free(&self, pool: &Pool) -> u64 {
         let mut used = 0;
-        walk(&pool.dir, &mut |_, meta| {
-            if meta.is_file() {
-                used += match self.allocate {
-                    // Discards of a host may have punched holes, which free space on the appliance too.
-                    Allocate::Full => meta.blocks() * 512,
-                    Allocate::Sparse => meta.len(),
-                };
+        let mut lines: BTreeMap<PathBuf, u64> = BTreeMap::new();
+        let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        walk(&pool.dir, &mut |path, meta| {
+            if !meta.is_file() {
+                return;
+            }
+            let bytes = match self.allocate {
+                // Discards of a host may have punched holes, which free space on the appliance too.
+                Allocate::Full => meta.blocks() * 512,
+                Allocate::Sparse => meta.len(),
+            };
+            let home = path.ancestors().find_map(|dir| Some((dir, shared.get(dir)?)));
+            match home.filter(|_| !shared.is_empty()) {
+                None => used += bytes,
+                Some((dir, origin)) => {
+                    let below = path.strip_prefix(dir).unwrap_or(path);
+                    let most = lines.entry(Path::new(origin).join(below)).or_default();
+                    *most = bytes.max(*most);
+                }
             }
         });
-        pool.bytes.saturating_sub(used)
+        pool.bytes.saturating_sub(used + lines.values().sum::<u64>())
     }
 
     /// Makes the file, or changes its size, and allocates all of it.
@@ -144,7 +192,7 @@ impl Pools {
     }
 }
 
-fn allocate_range(file: &File, offset: u64, len: u64) -> io::Result<()> {
+pub(super) fn allocate_range(file: &File, offset: u64, len: u64) -> io::Result<()> {
     if len == 0 {
         return Ok(());
     }
@@ -166,11 +214,33 @@ fn modified(path: &Path) -> SystemTime {
     fs::metadata(path).and_then(|m| m.modified()).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
+fn hidden(path: &Path) -> bool {
+    path.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(HIDDEN.as_bytes()))
+}
+
+/// What a killed run had begun to make.
+fn remove_drafts(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let (path, kind) = (entry.path(), entry.file_type()?);
+        match (hidden(&path), kind.is_dir()) {
+            (true, true) => fs::remove_dir_all(path)?,
+            (true, false) => fs::remove_file(path)?,
+            (false, true) => remove_drafts(&path)?,
+            (false, false) => {}
+        }
+    }
+    Ok(())
+}
+
 fn walk(dir: &Path, visit: &mut dyn FnMut(&Path, &fs::Metadata)) {
     let Ok(read) = fs::read_dir(dir) else { return };
     let mut entries: Vec<_> = read.flatten().map(|e| e.path()).collect();
     entries.sort();
     for path in entries {
+        if hidden(&path) {
+            continue;
+        }
         let Ok(meta) = fs::symlink_metadata(&path) else { continue };
         visit(&path, &meta);
         if meta.is_dir() {

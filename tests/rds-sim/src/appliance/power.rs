@@ -24,6 +24,10 @@ impl Appliance {
             return None;
         }
         let (_, file) = self.pools.resolve(&disk.file_path)?;
+        let sealed = self.sealed(&inner, &file);
+        if sealed {
+            return None; // The target cannot open it for writing.
+        }
         let spec = Spec {
             nqn: disk.nqn(),
             port: disk.server_port,

@@ -1,5 +1,6 @@
 //! The disks on disk: written whole, synced, then renamed into place.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -7,7 +8,9 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::btrfs::Subvolume;
 use crate::ros::disk::Disk;
+use crate::target::Identity;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Saved {
@@ -16,7 +19,13 @@ pub struct Saved {
     pub disks: Vec<Disk>,
     /// Serial and UUID per slot, for `--identity fixed`.
     #[serde(default)]
-    pub identities: std::collections::BTreeMap<String, crate::target::Identity>,
+    pub identities: BTreeMap<String, Identity>,
+    #[serde(default)]
+    pub subvolumes: Vec<Subvolume>,
+    #[serde(default)]
+    pub next_subvolume: u32,
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone)]

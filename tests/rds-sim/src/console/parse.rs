@@ -1,18 +1,18 @@
 //! Recursive descent over characters. A line that is not understood as a whole is not run at all.
 
+use super::menus::{Trail, takes, verb_named};
 use super::quote::unescape;
 use super::syntax::{Call, Piece, Place, Statement, SyntaxError, Value, Verb};
-use crate::appliance::command::Menu;
-use crate::ros::disk::SETTABLE;
+use crate::ros::version::Version;
 
 /// Deeper nesting than any script has; recursion must end before the stack does.
 const MAX_DEPTH: usize = 32;
 
 type Parsed<T> = Result<T, SyntaxError>;
 
-/// Reads a script.
-pub fn parse(text: &str) -> Parsed<Vec<Statement>> {
-    let mut parser = Parser { chars: text.chars().collect(), at: 0, depth: 0 };
+/// Reads a script, as that version of RouterOS does.
+pub fn parse(text: &str, version: Version) -> Parsed<Vec<Statement>> {
+    let mut parser = Parser { chars: text.chars().collect(), at: 0, depth: 0, version };
     let statements = parser.statements(None)?;
     if parser.at < parser.chars.len() {
         return Err(parser.syntax());
@@ -24,6 +24,7 @@ struct Parser {
     chars: Vec<char>,
     at: usize,
     depth: usize,
+    version: Version,
 }
 
 impl Parser {
@@ -181,39 +182,24 @@ impl Parser {
 
     /// `/disk add`, `/disk/add`, or `add` in a menu.
     fn path(&mut self, menu: Option<Place>) -> Parsed<(Place, Verb)> {
-        let mut place = menu;
-        let mut system = false;
-        if self.peek() == Some('/') {
-            self.at += 1;
-            place = None;
-        }
+        let root = self.eat('/');
+        let mut trail = Trail::at(menu.filter(|_| !root));
         loop {
             self.blanks();
             let start = self.at;
             let word = self.path_word();
-            let found = match (word.as_str(), place, system) {
-                ("disk", None, false) => Some(Place::Menu(Menu::Disk)),
-                ("file", None, false) => Some(Place::Menu(Menu::File)),
-                ("system", None, false) => {
-                    system = true;
-                    None
-                }
-                ("resource", None, true) => Some(Place::Resource),
-                ("identity", None, true) => Some(Place::Identity),
-                (verb, Some(place), _) => {
-                    return match (verb_named(verb), place) {
-                        (Some(verb), Place::Menu(_)) => Ok((place, verb)),
-                        (Some(Verb::Print), _) => Ok((place, Verb::Print)),
-                        (Some(Verb::Get), _) => Ok((place, Verb::Get)),
-                        _ if word.is_empty() => Err(self.expected_end(start)),
-                        _ => Err(self.bad_command(word, start)),
-                    };
-                }
-                _ if word.is_empty() => return Err(self.syntax()),
-                _ => return Err(self.bad_command(word, start)),
+            if let Some(next) = trail.step(&word) {
+                trail = next;
+                self.eat('/');
+                continue;
+            }
+            let verb = trail.place.and_then(|p| Some((p, verb_named(&word, p, self.version)?)));
+            return match (verb, trail.place) {
+                (Some(found), _) => Ok(found),
+                (None, Some(_)) if word.is_empty() => Err(self.expected_end(start)),
+                (None, None) if word.is_empty() => Err(self.syntax()),
+                (None, _) => Err(self.bad_command(word, start)),
             };
-            place = found.or(place);
-            self.eat('/');
         }
     }
 
@@ -342,31 +328,6 @@ fn is_word(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '*' | '+' | '@' | '%')
 }
 
-fn verb_named(name: &str) -> Option<Verb> {
-    Some(match name {
-        "add" => Verb::Add,
-        "set" => Verb::Set,
-        "remove" => Verb::Remove,
-        "print" => Verb::Print,
-        "find" => Verb::Find,
-        "get" => Verb::Get,
-        _ => return None,
-    })
-}
-
-/// Whether a command has an argument of this name.
-fn takes(place: Place, verb: Verb, name: &str) -> bool {
-    let target = matches!(name, "numbers" | ".id");
-    match verb {
-        Verb::Add => place == Place::Menu(Menu::Disk) && SETTABLE.contains(&name),
-        Verb::Set => target || (place == Place::Menu(Menu::Disk) && SETTABLE.contains(&name)),
-        Verb::Remove => target,
-        Verb::Print => matches!(name, "proplist" | ".proplist"),
-        Verb::Get => matches!(name, "value-name" | "number"),
-        Verb::Find => false,
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
@@ -374,6 +335,10 @@ mod tests {
 
     use super::super::quote::quote;
     use super::*;
+
+    fn parse(text: &str) -> Parsed<Vec<Statement>> {
+        super::parse(text, "7.24".parse().unwrap())
+    }
 
     fn refused(text: &str) -> String {
         parse(text).unwrap_err().to_string()
@@ -399,6 +364,11 @@ mod tests {
             "/system/resource/print",
             "/system resource print",
             "/file/remove \"a/b.img\"",
+            "/disk/btrfs/subvolume/add read-only=yes parent=Photos fs=BtrfsDisk name=Snapshots/Photos-1",
+            "/disk btrfs subvolume remove [find where name=Photos-1]",
+            "/disk/btrfs/filesystem print",
+            "/file/copy test1.txt name=dir1/test1copy.txt",
+            "/disk/copy src=a dst=raid10/b.img size=1M",
         ] {
             assert_eq!(parse(text).map(|s| s.len()), Ok(1), "{text}");
         }
@@ -415,6 +385,9 @@ mod tests {
         assert_eq!(refused("/disk add foo=1"), "expected end of command (line 1 column 11)");
         assert_eq!(refused(":put \"a"), "syntax error (line 1 column 8)");
         assert_eq!(refused(":foo"), "bad command name foo (line 1 column 1)");
+        assert_eq!(refused("/disk/btrfs print"), "bad command name print (line 1 column 13)");
+        let old = super::parse("/file/copy a name=b", "7.22".parse().unwrap()).unwrap_err();
+        assert_eq!(old.to_string(), "bad command name copy (line 1 column 7)");
         assert!(parse(&"[".repeat(5000)).is_err());
         assert!(parse(&":put [".repeat(5000)).is_err());
     }

@@ -62,8 +62,7 @@ pub fn paths(script: &[Statement]) -> Vec<String> {
 
 fn call_path(call: &Call) -> String {
     let place = match call.place {
-        Place::Menu(Menu::Disk) => "/disk",
-        Place::Menu(Menu::File) => "/file",
+        Place::Menu(menu) => menu.path(),
         Place::Resource => "/system/resource",
         Place::Identity => "/system/identity",
     };
@@ -176,6 +175,15 @@ impl Run<'_> {
                 }
                 self.execute(call, &Command::Remove { menu, targets })?
             }
+            (Place::Menu(Menu::File), Verb::Copy) => {
+                let targets = self.targets(call)?;
+                let properties = self.properties(call)?;
+                self.execute(call, &Command::Copy { menu: Menu::File, targets, properties })?
+            }
+            (Place::Menu(menu), Verb::Copy) => {
+                let properties = self.properties(call)?;
+                self.execute(call, &Command::Copy { menu, targets: Vec::new(), properties })?
+            }
             (Place::Menu(menu), Verb::Get) => return self.get(call, menu),
             (Place::Menu(menu), Verb::Print | Verb::Find) => {
                 let query = self.query(&call.conditions)?;
@@ -190,6 +198,10 @@ impl Run<'_> {
                 Some(name) => Ok(Outcome::Text(field(&item, &self.text(name)?))),
                 None => Ok(Outcome::Items(vec![item])),
             },
+            (Verb::Copy, Reply::Items(items)) => {
+                self.out.push_str(&print::single(&items));
+                Ok(Outcome::Nothing)
+            }
             (_, Reply::Items(items)) => self.print(call, items, top),
             (_, Reply::One(item)) => self.print(call, vec![item], top),
             (_, Reply::Added(id)) if !top => Ok(Outcome::Text(id)),
@@ -240,11 +252,7 @@ impl Run<'_> {
             Outcome::Text(text) => text,
             _ => return Err(Raised("no such item".into())),
         };
-        let key = match menu {
-            _ if target.starts_with('*') => ".id",
-            Menu::Disk => "slot",
-            Menu::File => "name",
-        };
+        let key = if target.starts_with('*') { ".id" } else { menu.key() };
         let query = Query::equal([(key.to_owned(), target)]);
         let reply = self.execute(call, &Command::Print { menu, query, proplist: Vec::new() })?;
         let Reply::Items(mut items) = reply else { return Ok(Outcome::Nothing) };
@@ -325,9 +333,12 @@ fn field(item: &Item, name: &str) -> String {
 mod tests {
     use std::cell::RefCell;
 
-    use super::super::parse::parse;
     use super::*;
     use crate::ros::item::Value as V;
+
+    fn parse(text: &str) -> Result<Vec<Statement>, super::super::syntax::SyntaxError> {
+        super::super::parse::parse(text, "7.24".parse().unwrap())
+    }
 
     fn shell(script: &str, reply: Result<Reply, Refusal>) -> (String, Vec<Command>) {
         let seen = RefCell::new(Vec::new());

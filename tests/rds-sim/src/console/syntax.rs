@@ -42,6 +42,7 @@ pub enum Verb {
     Print,
     Find,
     Get,
+    Copy,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

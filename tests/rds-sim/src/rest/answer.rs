@@ -12,7 +12,7 @@ pub enum Shape {
     List,
     Single,
     Posted,
-    /// PUT, PATCH and DELETE hide why they were refused.
+    /// PUT, PATCH and DELETE hide why they were refused; PUT and PATCH answer with the whole item.
     Created,
     Patched,
     Deleted,
@@ -23,17 +23,18 @@ pub type Answer = (u16, Option<Value>);
 
 pub fn reply(result: Result<Reply, Refusal>, shape: Shape) -> Answer {
     match (result, shape) {
-        (Ok(Reply::Items(items)), Shape::Single) => match items.first() {
-            Some(item) => (200, Some(item.rest())),
-            None => error(404, None),
-        },
+        (Ok(Reply::Items(items)), Shape::Single | Shape::Patched | Shape::Created) => {
+            match items.first() {
+                Some(item) if shape == Shape::Created => (201, Some(item.rest())),
+                Some(item) => (200, Some(item.rest())),
+                None => error(404, None),
+            }
+        }
         (Ok(Reply::Items(items)), _) => (200, Some(items.iter().map(|i| i.rest()).collect())),
         (Ok(Reply::One(item)), Shape::List) => (200, Some(json!([item.rest()]))),
         (Ok(Reply::One(item)), _) => (200, Some(item.rest())),
-        (Ok(Reply::Added(id)), Shape::Created) => (201, Some(json!({ ".id": id }))),
         (Ok(Reply::Added(id)), _) => (200, Some(json!({ "ret": id }))),
         (Ok(Reply::Done), Shape::Deleted) => (204, None),
-        (Ok(Reply::Done), Shape::Patched) => (200, Some(json!({}))),
         (Ok(Reply::Done), _) => (200, Some(json!([]))),
         (Err(Refusal::NoSuchItem), Shape::Created | Shape::Patched | Shape::Deleted) => {
             error(404, None)

@@ -43,12 +43,14 @@ pub fn parse(parts: Parts<'_>) -> Result<(Command, Shape), Malformed> {
     if segments.first() == Some(&"system") {
         return system(parts, &segments);
     }
-    let menu = match segments.first() {
-        Some(&"disk") => Menu::Disk,
-        Some(&"file") => Menu::File,
+    let (menu, words) = match segments.as_slice() {
+        ["disk", "btrfs", "filesystem", ..] => (Menu::BtrfsFilesystem, 3),
+        ["disk", "btrfs", "subvolume", ..] => (Menu::BtrfsSubvolume, 3),
+        ["disk", ..] => (Menu::Disk, 1),
+        ["file", ..] => (Menu::File, 1),
         _ => return Err(Malformed::NotFound),
     };
-    segments.remove(0);
+    segments.drain(..words);
     // File names have slashes.
     let target = segments.join("/");
     match (parts.method, segments.as_slice()) {
@@ -107,6 +109,12 @@ fn post(
         }
         "add" => Command::Add { menu, properties: properties(body)? },
         "set" => Command::Set { menu, targets: targets(&mut body)?, properties: properties(body)? },
+        "copy" if menu == Menu::File => {
+            Command::Copy { menu, targets: targets(&mut body)?, properties: properties(body)? }
+        }
+        "copy" if menu == Menu::Disk => {
+            Command::Copy { menu, targets: Vec::new(), properties: properties(body)? }
+        }
         "remove" => {
             let targets = targets(&mut body)?;
             if let Some(name) = body.keys().next() {
@@ -132,12 +140,7 @@ fn canonical(target: &str) -> String {
 
 /// The property that identifies an item by what is in the URL.
 fn key(menu: Menu, target: &str) -> String {
-    let name = match menu {
-        _ if ItemId::parse(target).is_some() => ".id",
-        Menu::Disk => "slot",
-        Menu::File => "name",
-    };
-    name.to_owned()
+    if ItemId::parse(target).is_some() { ".id".into() } else { menu.key().into() }
 }
 
 fn properties(body: Map<String, Value>) -> Result<Vec<Property>, Malformed> {

@@ -14,8 +14,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
-use super::answer::{self, Answer};
+use super::answer::{self, Answer, Shape};
 use super::request::{self, Parts};
+use crate::appliance::core::Appliance;
 use crate::clock;
 use crate::desk::{self, Label, Outcome, Transport};
 use crate::journal::{Record, millis};
@@ -86,7 +87,11 @@ async fn handle(sim: Arc<Sim>, request: Request<Incoming>) -> io::Result<Respons
         item: command.item(),
     };
     let cut = Duration::from_millis(sim.config.switches.rest_cut_ms);
-    match desk::submit(&sim, label, Some(cut), move |appliance| appliance.execute(&command)).await {
+    let work = move |appliance: &Appliance| match shape {
+        Shape::Created | Shape::Patched => appliance.execute_and_show(&command),
+        _ => appliance.execute(&command),
+    };
+    match desk::submit(&sim, label, Some(cut), work).await {
         Outcome::Done(result) => respond(answer::reply(result, shape)),
         Outcome::Cut => respond(answer::error(400, Some("Session closed".into()))),
         Outcome::Lost => Err(io::Error::from(io::ErrorKind::ConnectionAborted)),

@@ -188,7 +188,8 @@ impl Disk {
     }
 }
 
-fn flag(name: &str, value: &str) -> Result<bool, Refusal> {
+/// Reads `yes` or `no`, `true` or `false`.
+pub fn flag(name: &str, value: &str) -> Result<bool, Refusal> {
     match value {
         "yes" | "true" => Ok(true),
         "no" | "false" => Ok(false),

@@ -43,6 +43,12 @@ impl Item {
         self.0.iter().find(|(n, _)| *n == name).map(|(_, v)| v)
     }
 
+    /// Whether one of the ids or names means this item.
+    pub fn is_any(&self, key: &str, targets: &[String]) -> bool {
+        let is = |name| self.get(name).is_some_and(|v| targets.contains(&v.rest()));
+        is(".id") || is(key)
+    }
+
     pub fn push(&mut self, name: &'static str, value: Value) {
         self.0.push((name, value));
     }

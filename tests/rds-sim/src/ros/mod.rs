@@ -6,3 +6,4 @@ pub mod id;
 pub mod item;
 pub mod number;
 pub mod query;
+pub mod version;

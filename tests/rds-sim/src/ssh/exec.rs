@@ -18,7 +18,7 @@ pub async fn exec(sim: &Arc<Sim>, line: &str) -> Option<String> {
     if sim.management.mode() == Mode::WrongBody {
         return Some(String::new());
     }
-    let script = match parse(line) {
+    let script = match parse(line, sim.config.ros_version) {
         Ok(script) => script,
         Err(e) => {
             let time = clock::unix_ms();

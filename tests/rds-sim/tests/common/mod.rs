@@ -1,6 +1,8 @@
 //! A simulator without a kernel target, and a client that trusts its certificate only.
 #![allow(dead_code)]
 
+pub(crate) mod ssh;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
