@@ -68,6 +68,10 @@ bench-build: setup
 bench: bench-build ## Recovery time, cost of the shield and of the shim, as ratios, in a guest
 	$(BENCH_BIN)/rds-vm run --kernel $(firstword $(KERNELS)) --timeout $(DEMO_TIMEOUT) -- $(BENCH_BIN)/rds-scenario bench
 
+.PHONY: bench-shield
+bench-shield: setup build ## What the shield costs, in instructions a request, function by function
+	tests/profile/run.sh $(firstword $(KERNELS))
+
 .PHONY: bench-fleet
 bench-fleet: bench-build ## 32 volumes lost at once: recovery, connections, the agent's memory and idle CPU
 	$(BENCH_BIN)/rds-vm run --kernel $(firstword $(KERNELS)) --timeout $(DEMO_TIMEOUT) \

@@ -109,6 +109,7 @@ fn kvm_boots(layout: &Layout, kernel: &Kernel) -> Result<bool> {
         initramfs: &initramfs,
         console: &console,
         kernel_arguments: "",
+        plugin: None,
     };
     let mut command = machine.command();
     // Its complaints (an assertion, on some hosts) are the expected case, not news.

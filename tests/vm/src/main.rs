@@ -101,6 +101,9 @@ struct RunArgs {
     /// KVM or emulation [default: KVM if it boots a kernel, tried once]
     #[arg(long, value_enum, env = "RDS_VM_ACCEL")]
     accel: Option<Accel>,
+    /// Emulate with this QEMU plugin, FILE[,ARGUMENT=VALUE...]; see tests/profile
+    #[arg(long, value_name = "PLUGIN", conflicts_with = "accel")]
+    plugin: Option<String>,
     /// Environment variable for the command; NAME alone passes the present value on
     #[arg(long, value_name = "NAME[=VALUE]", value_parser = environment)]
     env: Vec<(String, String)>,
@@ -166,6 +169,7 @@ fn request(args: RunArgs) -> Request {
         results: args.results,
         log: args.log,
         environment: args.env,
+        plugin: args.plugin,
         command: args.command,
         init: if args.systemd { Init::Systemd } else { Init::Script },
         until: if args.until_shutdown { Until::Shutdown } else { Until::Exit },

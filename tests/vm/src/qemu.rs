@@ -30,6 +30,7 @@ pub(crate) struct Machine<'a> {
     pub(crate) initramfs: &'a Path,
     pub(crate) console: &'a Path,
     pub(crate) kernel_arguments: &'a str,
+    pub(crate) plugin: Option<&'a str>,
 }
 
 /// What a guest that runs a command has in addition.
@@ -45,6 +46,9 @@ impl Machine<'_> {
         command.args(["--pdeathsig", "KILL", PROGRAM, "-nodefaults", "-no-user-config"]);
         command.args(["-machine", "q35,usb=off,vmport=off", "-display", "none", "-no-reboot"]);
         command.args(self.accel.arguments());
+        if let Some(plugin) = self.plugin {
+            command.args(["-plugin", plugin]);
+        }
         command.args(["-smp", "2", "-m", &self.memory_mib.to_string()]);
         command.arg("-kernel").arg(self.kernel).arg("-initrd").arg(self.initramfs);
         command.arg("-append").arg(format!("{KERNEL_ARGUMENTS} {}", self.kernel_arguments));

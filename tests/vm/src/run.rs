@@ -58,6 +58,8 @@ pub(crate) struct Request {
     pub(crate) results: Option<PathBuf>,
     pub(crate) log: Option<PathBuf>,
     pub(crate) environment: Vec<(String, String)>,
+    /// For QEMU's `-plugin`: watches the instructions that are emulated.
+    pub(crate) plugin: Option<String>,
     pub(crate) command: Vec<String>,
     pub(crate) init: Init,
     /// Whether the command is expected to shut the guest down, rather than to end by itself.
@@ -81,6 +83,8 @@ pub(crate) fn run(layout: &Layout, request: &Request) -> Result<u8> {
     layout.remove_stale();
     let kernel = kernels::prepare(layout, request.series, &[])?;
     let accel = match request.accel {
+        // KVM shows a plugin nothing, and two processors at once would race in its counters.
+        _ if request.plugin.is_some() => Accel::TcgSingle,
         Some(accel) => accel,
         None => accel::choose(layout, &kernel)?,
     };
@@ -113,6 +117,7 @@ pub(crate) fn run(layout: &Layout, request: &Request) -> Result<u8> {
         initramfs: &initramfs,
         console: &log,
         kernel_arguments: &format!("nvme_core.multipath={multipath}"),
+        plugin: request.plugin.as_deref(),
     };
     let devices = Devices { scratch: &scratch, results: &results };
     eprintln!(

@@ -33,6 +33,9 @@ pub(crate) enum Part {
     Recovery,
     DataPath,
     ControlPath,
+    /// Fixed numbers of requests between marks, for a QEMU plugin that counts instructions
+    /// (tests/profile); only where RDS_MARK names the program that marks.
+    Count,
 }
 
 /// Runs these parts, or all; true unless something that was to be measured did not work at
@@ -69,6 +72,10 @@ async fn measure(parts: &[Part], rounds: u32) -> Result<()> {
     }
     if wanted(Part::DataPath) {
         data_path::measure(&contenders)?;
+    }
+    if parts.contains(&Part::Count) {
+        let mark = std::env::var("RDS_MARK").context("RDS_MARK is not set; see tests/profile")?;
+        data_path::count(&contenders, &mark, stack.agent_pid()?)?;
     }
     if wanted(Part::ControlPath) {
         control_path::measure(&stack).await?;
