@@ -1,14 +1,17 @@
 //! The command line: parsed once, and valid from then on.
 
+mod url;
+
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Parser;
-use hyper::Uri;
 use rds_csi_proto::ids::NodeName;
 
+pub(crate) use self::url::user_name;
+pub use self::url::{RdsUrl, Scheme};
 use crate::rules::owner::ClusterId;
 use crate::rules::path::AppliancePath;
 
@@ -23,12 +26,17 @@ pub struct Args {
     #[arg(long, env = "RDS_CSI_ENDPOINT", value_name = "unix:///PATH")]
     pub endpoint: UnixEndpoint,
 
-    /// REST service of the appliance (RouterOS service www-ssl)
-    #[arg(long, env = "RDS_CSI_RDS_URL", value_name = "https://HOST[:PORT]")]
-    pub rds_url: RestUrl,
+    /// The appliance: its REST service (RouterOS service www-ssl), or its SSH service
+    #[arg(
+        long,
+        env = "RDS_CSI_RDS_URL",
+        value_name = "https://HOST[:PORT]|ssh://USER@HOST[:PORT]"
+    )]
+    pub rds_url: RdsUrl,
 
-    /// Directory with the files username, password, ca.crt and/or cert.sha256; read again
-    /// whenever it is used. TLS verification cannot be switched off
+    /// Directory with the files username, password, and for REST ca.crt and/or cert.sha256,
+    /// for SSH ssh-host-key (the pinned key or its fingerprint) and optionally
+    /// ssh-privatekey; read again whenever it is used. The appliance is always verified
     #[arg(long, env = "RDS_CSI_RDS_CREDENTIALS", value_name = "DIR")]
     pub rds_credentials: PathBuf,
 
@@ -129,68 +137,6 @@ impl fmt::Display for Host {
     }
 }
 
-/// `https://HOST[:PORT]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RestUrl {
-    host: Host,
-    port: u16,
-}
-
-impl RestUrl {
-    #[must_use]
-    pub fn host(&self) -> &str {
-        self.host.as_str()
-    }
-    #[must_use]
-    pub fn port(&self) -> u16 {
-        self.port
-    }
-    /// For the Host header.
-    #[must_use]
-    pub fn authority(&self) -> String {
-        match self.host().contains(':') {
-            true => format!("[{}]:{}", self.host, self.port),
-            false => format!("{}:{}", self.host, self.port),
-        }
-    }
-}
-
-impl fmt::Display for RestUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.authority())
-    }
-}
-
-impl FromStr for RestUrl {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        if text.starts_with("ssh:") {
-            return Err("the SSH transport comes with a later version; use https://HOST[:PORT] \
-                        (RouterOS service www-ssl)"
-                .into());
-        }
-        if text.starts_with("http:") {
-            return Err("plain HTTP would send the password in the clear; use https://".into());
-        }
-        let expected = || "expected https://HOST[:PORT], without user or path".to_owned();
-        let uri: Uri = text.parse().map_err(|_| expected())?;
-        let authority = uri.authority().ok_or_else(expected)?;
-        let bare = uri.path_and_query().is_none_or(|p| p.as_str() == "/");
-        if uri.scheme_str() != Some("https") || !bare || authority.as_str().contains('@') {
-            return Err(expected());
-        }
-        let port = match authority.port() {
-            Some(port) => port.as_u16(),
-            // `host:` and ports beyond 65535 are not ports to http::Uri.
-            None if authority.as_str().len() == authority.host().len() => 443,
-            None => return Err(expected()),
-        };
-        let host = authority.host();
-        let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
-        Ok(Self { host: host.parse()?, port })
-    }
-}
-
 /// A CSI plugin name: a domain name of at most 63 characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DriverName(String);
@@ -231,29 +177,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn urls() {
-        for (text, want) in [
-            ("https://10.0.0.1", "10.0.0.1:443"),
-            ("https://rds.example/", "rds.example:443"),
-            ("https://[fd00::1]:8443", "[fd00::1]:8443"),
-        ] {
-            assert_eq!(text.parse::<RestUrl>().unwrap().to_string(), want);
-        }
-        for (text, why) in [
-            ("ssh://admin@10.0.0.1", "https://"),
-            ("http://10.0.0.1", "in the clear"),
-            ("https://u:p@10.0.0.1", "without user"),
-            ("https://10.0.0.1/rest", "without user or path"),
-            ("https://10.0.0.1:99999", "expected"),
-            ("10.0.0.1", "expected"),
-            ("", "expected"),
-        ] {
-            let error = text.parse::<RestUrl>().unwrap_err();
-            assert!(error.contains(why), "{text}: {error}");
-        }
-    }
-
-    #[test]
     fn the_documented_command_line_is_accepted() {
         let line = "x --endpoint unix:///csi/csi.sock --rds-url https://h --rds-credentials /c \
                     --volume-path /pool/dir --no-kubernetes --metrics-addr 127.0.0.1:9";
@@ -261,8 +184,10 @@ mod tests {
         assert!(args.no_kubernetes);
         assert_eq!(args.cluster_id.as_str(), DEFAULT_CLUSTER);
         let ssh = line.replace("https://h", "ssh://admin@h");
-        let error = Args::try_parse_from(ssh.split_whitespace()).unwrap_err();
+        let args = Args::try_parse_from(ssh.split_whitespace()).unwrap();
+        assert_eq!(args.rds_url.to_string(), "h:22");
+        let http = line.replace("https://h", "http://h");
+        let error = Args::try_parse_from(http.split_whitespace()).unwrap_err();
         assert_eq!(error.exit_code(), 2);
-        assert!(error.to_string().contains("use https://"), "{error}");
     }
 }

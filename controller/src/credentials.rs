@@ -1,8 +1,10 @@
 //! The credentials directory: `username`, `password`, and what the appliance's certificate
-//! is checked against, `ca.crt` and/or `cert.sha256`.
+//! is checked against, `ca.crt` and/or `cert.sha256`. [`ssh`] tells what SSH takes instead.
 //!
 //! It is read again for every request, which costs four small reads and makes rotation (a
 //! Secret's symlink swap) take effect at once, without a watcher that could miss it.
+
+pub mod ssh;
 
 use std::fmt;
 use std::io::ErrorKind;

@@ -125,9 +125,10 @@ impl Error {
                 | A::Queue { .. } => Code::Unavailable,
                 A::Unauthorized { .. } => Code::Unauthenticated,
                 A::PolicyMissing { .. } => Code::PermissionDenied,
-                A::CertificateInvalid { .. } | A::Credentials { .. } | A::TooOld { .. } => {
-                    Code::FailedPrecondition
-                }
+                A::CertificateInvalid { .. }
+                | A::HostKeyInvalid { .. }
+                | A::Credentials { .. }
+                | A::TooOld { .. } => Code::FailedPrecondition,
                 // The item went, or came, between our look and our change: look again.
                 A::NoSuchItem { .. } | A::AlreadyExists { .. } => Code::Aborted,
                 A::InvalidValue { .. } | A::Refused { .. } => Code::Internal,

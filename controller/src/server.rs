@@ -24,8 +24,7 @@ use crate::credentials::CredentialsDir;
 use crate::csi::Service;
 use crate::metrics::{self, Metrics};
 use crate::operations::Operations;
-use crate::routeros::Appliance;
-use crate::routeros::rest::Rest;
+use crate::routeros::{Appliance, transport};
 use crate::volumes::{Settings, Volumes};
 
 /// What is running may finish; kubelet kills after 30 s by default.
@@ -41,11 +40,11 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     announce(&args);
     let metrics = Arc::new(Metrics::new()?);
     let credentials = CredentialsDir::new(&args.rds_credentials);
-    if let Err(e) = credentials.load().await {
+    if let Err(e) = credentials.check(args.rds_url.scheme()).await {
         // Not fatal: the Secret may be mended while we run, and every call says so.
         tracing::error!("{e}");
     }
-    let transport = Box::new(Rest::new(args.rds_url.clone(), credentials));
+    let transport = transport(args.rds_url.clone(), credentials);
     let appliance = Appliance::new(transport, Arc::clone(&metrics));
     let settings = Settings {
         cluster: args.cluster_id,

@@ -96,28 +96,6 @@ async fn wrong_passwords_name_where_they_come_from_and_are_read_again() {
 }
 
 #[tokio::test]
-async fn only_the_right_certificate_is_trusted() {
-    let other = rcgen::generate_simple_self_signed(vec!["127.0.0.1".into()]).unwrap();
-    let pem = other.cert.pem();
-    let lab = Lab::start_with(&[], |dir| std::fs::write(dir.join("ca.crt"), &pem).unwrap()).await;
-    refused(lab.create(ID).await, Code::FailedPrecondition, "ca.crt");
-    let before = lab.requests();
-    refused(lab.delete(ID).await, Code::FailedPrecondition, "certificate");
-    assert_eq!(lab.requests(), before, "the password went to a stranger");
-    // A fingerprint that does not match, beside the right certificate.
-    std::fs::copy(lab.path("rds/cert.pem"), lab.path("secrets/ca.crt")).unwrap();
-    std::fs::write(lab.path("secrets/cert.sha256"), "00".repeat(32)).unwrap();
-    refused(lab.create(ID).await, Code::FailedPrecondition, "cert.sha256");
-    std::fs::remove_file(lab.path("secrets/cert.sha256")).unwrap();
-    lab.create(ID).await.unwrap();
-    // Rotated while a connection is open.
-    std::fs::write(lab.path("secrets/ca.crt"), &pem).unwrap();
-    refused(lab.create(ID).await, Code::FailedPrecondition, "certificate");
-    std::fs::remove_file(lab.path("secrets/ca.crt")).unwrap();
-    refused(lab.create(ID).await, Code::FailedPrecondition, "ca.crt");
-}
-
-#[tokio::test]
 async fn an_appliance_that_is_away_is_unavailable_and_comes_back() {
     let mut lab = Lab::start().await;
     lab.create(ID).await.unwrap();
@@ -251,16 +229,4 @@ async fn numbers_are_served_without_asking_the_appliance() {
         assert!(answer.contains(want), "{answer}");
     }
     assert_eq!(lab.requests(), before);
-}
-
-#[test]
-fn the_ssh_transport_is_a_usage_error_until_it_is_built() {
-    let out = std::process::Command::new(env!("CARGO_BIN_EXE_rds-csi-controller"))
-        .args(["--endpoint", "unix:///tmp/x.sock", "--rds-url", "ssh://admin@rds"])
-        .args(["--rds-credentials", "/c", "--volume-path", "/raid10/volumes"])
-        .output()
-        .unwrap();
-    assert_eq!(out.status.code(), Some(2));
-    let text = String::from_utf8(out.stderr).unwrap();
-    assert!(text.contains("later version; use https://"), "{text}");
 }

@@ -5,7 +5,7 @@
 
 use serde_json::Value;
 
-use super::wire::Row;
+use super::wire::{Request, Row};
 
 /// A request that the appliance did not carry out, or may not have.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -43,7 +43,10 @@ pub enum ApplianceError {
         seconds: u64,
     },
     /// User name or password are wrong.
-    #[error("RDS {host} refuses the user {user:?}: check username and password in {dir}")]
+    #[error(
+        "RDS {host} refuses the user {user:?}: check username and password (for SSH also \
+         ssh-privatekey) in {dir}"
+    )]
     Unauthorized {
         /// Its address.
         host: String,
@@ -55,7 +58,7 @@ pub enum ApplianceError {
     /// The user lacks a policy.
     #[error(
         "{action}: the RouterOS user may not do this ({detail}); its group needs the policies \
-         read,write,test,api,rest-api"
+         read,write,test and rest-api (for SSH: ssh)"
     )]
     PolicyMissing {
         /// What was asked.
@@ -74,6 +77,19 @@ pub enum ApplianceError {
         /// What is wrong with it.
         cause: String,
         /// Where the trusted certificates are.
+        dir: String,
+    },
+    /// The SSH server is not proven to be the appliance.
+    #[error(
+        "the SSH host key of RDS {host} is not accepted: {cause}; if that is the appliance's key, \
+         put it into {dir}/ssh-host-key"
+    )]
+    HostKeyInvalid {
+        /// Its address.
+        host: String,
+        /// What is wrong with it.
+        cause: String,
+        /// Where the trusted keys are.
         dir: String,
     },
     /// The credentials directory cannot be used.
@@ -136,6 +152,7 @@ impl ApplianceError {
             Self::Unauthorized { .. } => "unauthorized",
             Self::PolicyMissing { .. } => "policy_missing",
             Self::CertificateInvalid { .. } => "certificate_invalid",
+            Self::HostKeyInvalid { .. } => "host_key_invalid",
             Self::Credentials { .. } => "credentials",
             Self::TooOld { .. } => "too_old",
             Self::NoSuchItem { .. } => "no_such_item",
@@ -178,11 +195,12 @@ impl ApplianceError {
                 | Self::BadAnswer { .. }
                 | Self::Unauthorized { .. }
                 | Self::CertificateInvalid { .. }
+                | Self::HostKeyInvalid { .. }
         )
     }
 }
 
-/// What an HTTP answer says, apart from who was asked.
+/// What an answer says, apart from who was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Verdict {
     Rows(Vec<Row>),
@@ -198,7 +216,31 @@ pub(super) enum Verdict {
     Cut(String),
 }
 
-/// Reads an answer: its status and whole body.
+impl Verdict {
+    /// The result for the caller; `unauthorized` knows who was refused.
+    pub(super) fn into_result(
+        self,
+        request: &Request,
+        unauthorized: impl FnOnce() -> ApplianceError,
+    ) -> Result<Vec<Row>, ApplianceError> {
+        let action = request.to_string();
+        Err(match self {
+            Self::Rows(rows) => return Ok(rows),
+            Self::Unauthorized => unauthorized(),
+            Self::PolicyMissing(detail) => ApplianceError::PolicyMissing { action, detail },
+            Self::NoSuchItem => ApplianceError::NoSuchItem { action },
+            Self::AlreadyExists(detail) => ApplianceError::AlreadyExists { action, detail },
+            Self::InvalidValue(detail) => ApplianceError::InvalidValue { action, detail },
+            Self::Refused(detail) => ApplianceError::Refused { action, detail },
+            Self::Nonsense(cause) | Self::Cut(cause) if request.changes() => {
+                ApplianceError::Ambiguous { action, cause }
+            }
+            Self::Nonsense(cause) | Self::Cut(cause) => ApplianceError::BadAnswer { action, cause },
+        })
+    }
+}
+
+/// Reads an HTTP answer: its status and whole body.
 pub(super) fn read_answer(status: u16, body: &[u8], expects_rows: bool) -> Verdict {
     match status {
         200..=299 => match rows(body) {
@@ -224,6 +266,11 @@ fn refusal(status: u16, body: &[u8]) -> Verdict {
         ("", message) => message,
         (detail, _) => detail,
     };
+    classify(detail)
+}
+
+/// What a refusal in the appliance's own words means.
+pub(super) fn classify(detail: &str) -> Verdict {
     let detail: String = detail.chars().take(200).collect();
     let lower = detail.to_ascii_lowercase();
     let has = |needles: &[&str]| needles.iter().any(|n| lower.contains(n));

@@ -1,13 +1,14 @@
 //! The appliance: one typed interface to RouterOS.
 //!
 //! [`Appliance`] is what the rest of the controller sees. Below it a [`wire::Transport`]
-//! carries single requests ([`rest`] over HTTPS, proven by [`tls`]); [`wire`] makes them out
+//! carries single requests ([`rest`] over HTTPS, proven by [`tls`], or [`ssh`]); [`wire`] makes them out
 //! of validated types, [`disk`] reads items strictly, [`error`] sorts what goes wrong.
 
 mod appliance;
 pub mod disk;
 pub mod error;
 pub mod rest;
+pub mod ssh;
 mod tls;
 pub mod version;
 pub mod wire;
@@ -15,3 +16,15 @@ pub mod wire;
 pub use appliance::{Appliance, NewDisk};
 pub use disk::{DiskItem, DiskUse, FileItem};
 pub use error::ApplianceError;
+
+use crate::config::{RdsUrl, Scheme};
+use crate::credentials::CredentialsDir;
+
+/// The transport that a URL asks for. Nothing is opened yet.
+#[must_use]
+pub fn transport(url: RdsUrl, credentials: CredentialsDir) -> Box<dyn wire::Transport> {
+    match url.scheme() {
+        Scheme::Https => Box::new(rest::Rest::new(url, credentials)),
+        Scheme::Ssh { .. } => Box::new(ssh::Ssh::new(url, credentials)),
+    }
+}

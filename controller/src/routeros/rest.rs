@@ -23,7 +23,7 @@ use tokio_rustls::TlsConnector;
 use super::error::{ApplianceError, Verdict, read_answer};
 use super::tls;
 use super::wire::{Property, Request, Row, Transport};
-use crate::config::RestUrl;
+use crate::config::RdsUrl;
 use crate::credentials::{Credentials, CredentialsDir, TrustMaterial};
 
 /// TCP and TLS together. A management network that needs longer is broken.
@@ -38,7 +38,7 @@ const BODY_LIMIT: usize = 32 << 20;
 
 /// A client of the REST service of one appliance.
 pub struct Rest {
-    url: RestUrl,
+    url: RdsUrl,
     credentials: CredentialsDir,
     open: Option<Open>,
 }
@@ -59,7 +59,7 @@ enum Failure {
 impl Rest {
     /// Nothing is opened yet.
     #[must_use]
-    pub fn new(url: RestUrl, credentials: CredentialsDir) -> Self {
+    pub fn new(url: RdsUrl, credentials: CredentialsDir) -> Self {
         Self { url, credentials, open: None }
     }
 
@@ -191,25 +191,10 @@ impl Rest {
         credentials: &Credentials,
         verdict: Verdict,
     ) -> Result<Vec<Row>, ApplianceError> {
-        let action = request.to_string();
-        Err(match verdict {
-            Verdict::Rows(rows) => return Ok(rows),
-            Verdict::Unauthorized => ApplianceError::Unauthorized {
-                host: self.url.to_string(),
-                user: credentials.username.clone(),
-                dir: self.credentials.path().display().to_string(),
-            },
-            Verdict::PolicyMissing(detail) => ApplianceError::PolicyMissing { action, detail },
-            Verdict::NoSuchItem => ApplianceError::NoSuchItem { action },
-            Verdict::AlreadyExists(detail) => ApplianceError::AlreadyExists { action, detail },
-            Verdict::InvalidValue(detail) => ApplianceError::InvalidValue { action, detail },
-            Verdict::Refused(detail) => ApplianceError::Refused { action, detail },
-            Verdict::Nonsense(cause) | Verdict::Cut(cause) if request.changes() => {
-                ApplianceError::Ambiguous { action, cause }
-            }
-            Verdict::Nonsense(cause) | Verdict::Cut(cause) => {
-                ApplianceError::BadAnswer { action, cause }
-            }
+        verdict.into_result(request, || ApplianceError::Unauthorized {
+            host: self.url.to_string(),
+            user: credentials.username.clone(),
+            dir: self.credentials.path().display().to_string(),
         })
     }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 use rds_csi_proto::ids::{NodeName, VolumeId};
 use tokio::time::Instant;
 
-use crate::config::{Host, RestUrl};
+use crate::config::{Host, RdsUrl};
 use crate::error::Error;
 use crate::routeros::wire::{Property, Switch};
 use crate::routeros::{Appliance, ApplianceError, DiskItem};
@@ -33,7 +33,7 @@ pub(crate) struct Settings {
     pub(crate) cluster: ClusterId,
     /// Where volume files may be; the first is the default.
     pub(crate) roots: Vec<AppliancePath>,
-    pub(crate) rds: RestUrl,
+    pub(crate) rds: RdsUrl,
     pub(crate) nvme_address: Option<Host>,
     /// The nodes that exist; none given means that they are not known.
     pub(crate) nodes: Vec<NodeName>,

@@ -24,6 +24,24 @@ pub use volume_capability::access_mode::Mode;
 
 pub const DIRECTORY: &str = "/raid10/volumes";
 pub const MIB: i64 = 1 << 20;
+/// Made in no time.
+const HOST_KEY: [&str; 2] = ["--ssh-host-key", "ed25519"];
+
+/// Which way the controller takes to the appliance.
+///
+/// Every file of tests runs over REST, and once more over SSH where there is a file
+/// `NAME_ssh.rs` beside it that includes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Via {
+    Rest,
+    Ssh,
+}
+
+pub const VIA: Via = if ends_with_ssh(env!("CARGO_CRATE_NAME")) { Via::Ssh } else { Via::Rest };
+
+const fn ends_with_ssh(name: &str) -> bool {
+    matches!(name.as_bytes(), [.., b'_', b's', b's', b'h'])
+}
 
 /// Ends its process with itself.
 pub struct Process(Child);
@@ -59,6 +77,7 @@ pub struct Lab {
     pub controller: Process,
     pub sim: Process,
     pub rest: SocketAddr,
+    pub url: String,
     password: String,
     channel: Channel,
 }
@@ -93,12 +112,17 @@ impl Lab {
 
     /// With further flags for the simulator, and credentials changed before the start.
     pub async fn start_with(flags: &[&str], credentials: impl FnOnce(&Path)) -> Self {
+        Self::start_via(VIA, flags, credentials).await
+    }
+
+    pub async fn start_via(via: Via, flags: &[&str], credentials: impl FnOnce(&Path)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let state = dir.path().join("rds");
         let sim = Command::new(rds_sim())
             .args(["--rest-addr", "127.0.0.1:0", "--ssh-addr", "127.0.0.1:0"])
-            .args(["--portal", "127.0.0.1:4420", "--no-nvmet", "--ssh-host-key", "ed25519"])
+            .args(["--portal", "127.0.0.1:4420", "--no-nvmet"])
             .args(["--allocate", "sparse", "--dir", DIRECTORY, "--boot-stage-ms", "100"])
+            .args(if flags.contains(&"--ssh-host-key") { &[][..] } else { &HOST_KEY })
             .args(flags)
             .arg("--state-dir")
             .arg(&state)
@@ -118,10 +142,16 @@ impl Lab {
         std::fs::write(secrets.join("username"), "admin\n").unwrap();
         std::fs::write(secrets.join("password"), &password).unwrap();
         std::fs::copy(state.join("cert.pem"), secrets.join("ca.crt")).unwrap();
+        let host_key = endpoints["ssh_fingerprint"].as_str().unwrap();
+        std::fs::write(secrets.join("ssh-host-key"), host_key).unwrap();
         credentials(&secrets);
-        let controller = start_controller(dir.path(), rest, &[]);
+        let url = match via {
+            Via::Rest => format!("https://{rest}"),
+            Via::Ssh => format!("ssh://admin@{}", endpoints["ssh"].as_str().unwrap()),
+        };
+        let controller = start_controller(dir.path(), &url, &[]);
         let channel = connect(dir.path().join("csi.sock")).await;
-        Self { dir, controller, sim, rest, password: password.trim().to_owned(), channel }
+        Self { dir, controller, sim, rest, url, password: password.trim().to_owned(), channel }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -135,7 +165,7 @@ impl Lab {
     /// Kills the controller outright and starts it anew.
     pub async fn restart_controller(&mut self, flags: &[&str]) {
         self.controller.kill();
-        self.controller = start_controller(self.dir.path(), self.rest, flags);
+        self.controller = start_controller(self.dir.path(), &self.url, flags);
         self.channel = connect(self.path("csi.sock")).await;
     }
 
@@ -253,17 +283,17 @@ impl Lab {
     }
 }
 
-fn start_controller(dir: &Path, rest: SocketAddr, flags: &[&str]) -> Process {
+fn start_controller(dir: &Path, url: &str, flags: &[&str]) -> Process {
     let child = Command::new(env!("CARGO_BIN_EXE_rds-csi-controller"))
         .arg("--endpoint")
         .arg(format!("unix://{}", dir.join("csi.sock").display()))
-        .args(["--rds-url", &format!("https://127.0.0.1:{}", rest.port())])
+        .args(["--rds-url", url])
         .arg("--rds-credentials")
         .arg(dir.join("secrets"))
         .args(["--volume-path", DIRECTORY, "--no-kubernetes"])
         .env("RDS_CSI_CLUSTER_ID", "lab")
         .args(flags)
-        .env("RUST_LOG", "debug,h2=info,hyper=info,rustls=info")
+        .env("RUST_LOG", "debug,h2=info,hyper=info,rustls=info,russh=info")
         .stderr(log(dir, "controller.log"))
         .spawn()
         .unwrap();
