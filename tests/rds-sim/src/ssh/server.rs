@@ -21,6 +21,8 @@ use crate::management::Mode;
 use crate::sim::Sim;
 
 const MAX_SESSIONS: usize = 20;
+/// Bytes between the socket and the session.
+const PIPE: usize = 64 << 10;
 
 /// What all connections share.
 pub struct Server {
@@ -47,17 +49,24 @@ impl Server {
     }
 
     /// Serves one connection until it ends; beyond the limit it is closed at once.
-    pub async fn serve(self: Arc<Self>, stream: TcpStream) {
+    pub async fn serve(self: Arc<Self>, mut stream: TcpStream) {
         let Ok(_session) = self.sessions.try_acquire() else { return };
         let connection = Connection { server: self.clone(), turn: Arc::new(Mutex::new(())) };
-        match russh::server::run_stream(self.config.clone(), stream, connection).await {
-            Ok(running) => {
-                if let Err(e) = running.await {
-                    tracing::debug!("ssh: {e}");
+        // The session is a task of the library's, which goes on when this future is dropped or
+        // left alone (`management`). So its bytes pass through here: then they stop.
+        let (mut wire, session_end) = tokio::io::duplex(PIPE);
+        let session = async {
+            match russh::server::run_stream(self.config.clone(), session_end, connection).await {
+                Ok(running) => {
+                    if let Err(e) = running.await {
+                        tracing::debug!("ssh: {e}");
+                    }
                 }
+                Err(e) => tracing::debug!("ssh: {e}"),
             }
-            Err(e) => tracing::debug!("ssh: {e}"),
-        }
+        };
+        let bytes = tokio::io::copy_bidirectional(&mut stream, &mut wire);
+        let _ = tokio::join!(session, bytes);
     }
 }
 
