@@ -65,7 +65,7 @@ impl FromStr for RdsUrl {
         let expected = || "expected https://HOST[:PORT] or ssh://USER@HOST[:PORT]".to_owned();
         let uri: Uri = text.parse().map_err(|_| expected())?;
         let authority = uri.authority().ok_or_else(expected)?;
-        if !uri.path_and_query().is_none_or(|p| p.as_str() == "/") {
+        if uri.path_and_query().is_some_and(|p| p.as_str() != "/") {
             return Err(expected() + ", without a path");
         }
         let (user, place) = match authority.as_str().rsplit_once('@') {

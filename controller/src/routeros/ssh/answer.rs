@@ -13,7 +13,12 @@ const NOT_UNDERSTOOD: &[&str] =
 
 /// Reads all that was printed. The rows keep only the properties that were asked for: REST
 /// leaves the others out by itself.
-pub fn read(output: &[u8], sentinel: &Sentinel, expects_rows: bool, wanted: &[&str]) -> Verdict {
+pub(super) fn read(
+    output: &[u8],
+    sentinel: &Sentinel,
+    expects_rows: bool,
+    wanted: &[&str],
+) -> Verdict {
     let text = String::from_utf8_lossy(output);
     let text = text.trim_end_matches(['\r', '\n', ' ']);
     let mark = |word: &str| format!("{} {word}", sentinel.as_str());

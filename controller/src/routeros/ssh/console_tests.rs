@@ -1,7 +1,6 @@
 #![allow(clippy::unwrap_used)]
 use proptest::prelude::*;
-use rds_sim::console::parse::parse;
-use rds_sim::console::syntax::{Call, Piece, Place, Statement, Value, Verb};
+use rds_sim::console::syntax::{Call, Piece, Place, Statement, SyntaxError, Value, Verb};
 
 use super::*;
 use crate::routeros::wire::Switch;
@@ -9,6 +8,10 @@ use crate::rules::owner::{Attachment, ClassHash, NodeKey, OwnerTag, Sharing, Sta
 use rds_csi_proto::ids::{HostNqn, VolumeId};
 
 const MARK: &str = "rds-1";
+
+fn parse(line: &str) -> Result<Vec<Statement>, SyntaxError> {
+    rds_sim::console::parse::parse(line, "7.24".parse().unwrap())
+}
 
 fn line(request: &Request) -> String {
     encode(request, &Sentinel(MARK.into()))
@@ -81,7 +84,7 @@ fn lines_look_as_documented() {
 fn what_could_end_a_string_is_escaped() {
     assert_eq!(
         quote("a \"b\" \\ $c [d]; {e} ?\n\0"),
-        concat!("\"a \\22b\\22 \\5C \\24c \\5Bd\\5D\\3B \\7Be\\7D \\3F\\0A\\00\"")
+        "\"a \\22b\\22 \\5C \\24c \\5Bd\\5D\\3B \\7Be\\7D \\3F\\0A\\00\""
     );
     // Not ASCII: byte by byte, as the console's strings are bytes.
     assert_eq!(quote("é"), "\"\\C3\\A9\"");
