@@ -8,12 +8,13 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Parser;
-use rds_csi_proto::ids::NodeName;
+use rds_csi_proto::ids::{NodeName, RdsName};
 
 pub(crate) use self::url::user_name;
 pub use self::url::{RdsUrl, Scheme};
 use crate::rules::owner::ClusterId;
 use crate::rules::path::AppliancePath;
+use crate::rules::topology::Segment;
 
 /// CSI controller for a MikroTik ROSE Data Server (RDS), over NVMe/TCP.
 ///
@@ -52,6 +53,20 @@ pub struct Args {
     )]
     pub volume_path: Vec<AppliancePath>,
 
+    /// What this cluster calls the appliance of --rds-url (StorageClass parameter rds)
+    #[arg(long, env = "RDS_CSI_RDS_NAME", value_name = "NAME", default_value = DEFAULT_NAME)]
+    pub rds_name: RdsName,
+
+    /// Where the appliance of --rds-url is reached from: nodes that have all of these
+    /// segments [default: from everywhere]
+    #[arg(long, env = "RDS_CSI_RDS_TOPOLOGY", value_name = "KEY=VALUE", value_delimiter = ',')]
+    pub rds_topology: Vec<Segment>,
+
+    /// A JSON file with further appliances, chosen by the StorageClass parameter rds; see
+    /// docs/appliances.md
+    #[arg(long, env = "RDS_CSI_RDS_CONFIG", value_name = "FILE")]
+    pub rds_config: Option<PathBuf>,
+
     /// Owner tag: items on the appliance that carry another one are never touched. Give each
     /// cluster its own (the uid of the kube-system namespace is a good choice) and never
     /// change it while volumes exist
@@ -62,7 +77,7 @@ pub struct Args {
     #[arg(long, env = "RDS_CSI_DRIVER_NAME", default_value = rds_csi_proto::DRIVER_NAME)]
     pub driver_name: DriverName,
 
-    /// Address of the NVMe/TCP portal for nodes, when the StorageClass has no nvmeAddress
+    /// Address of the NVMe/TCP portal of the appliance of --rds-url, for nodes, when the StorageClass has no nvmeAddress
     /// [default: the host of --rds-url]
     #[arg(long, env = "RDS_CSI_NVME_ADDRESS", value_name = "HOST")]
     pub nvme_address: Option<Host>,
@@ -91,6 +106,9 @@ pub struct Args {
 
 /// The cluster id of those who do not choose one.
 pub const DEFAULT_CLUSTER: &str = "default";
+
+/// The name of an appliance for which none is chosen.
+pub(crate) const DEFAULT_NAME: &str = "default";
 
 /// A unix socket's path.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! What can go wrong, and the one table that says which gRPC code it is.
 
-use rds_csi_proto::ids::VolumeId;
+use rds_csi_proto::ids::{RdsName, VolumeId};
 use rds_csi_proto::params::ParamError;
 use tonic::{Code, Status};
 
@@ -24,6 +24,21 @@ pub enum Error {
     /// The node is not among those that exist.
     #[error("node {0} does not exist: it is not one of the controller's --nodes")]
     NoSuchNode(String),
+    /// No appliance that may be used can be reached from where the volume is wanted.
+    #[error("{0}")]
+    NoTopology(String),
+    /// The volume is on none of the appliances that answer, and not all of them do.
+    #[error(
+        "volume {volume} is on none of the appliances that answer; it may be on {name}: {cause}"
+    )]
+    Unknown {
+        /// Which volume.
+        volume: VolumeId,
+        /// The appliance that does not answer.
+        name: RdsName,
+        /// Why not.
+        cause: Box<Error>,
+    },
     /// The name is taken by something else than what was asked for.
     #[error("{0}")]
     Exists(String),
@@ -112,9 +127,11 @@ impl Error {
             Self::Refused(_) => Code::FailedPrecondition,
             Self::Busy { .. } => Code::Aborted,
             Self::StillRunning { .. } => Code::DeadlineExceeded,
-            Self::NotConfirmed { .. } | Self::HalfDone { .. } | Self::Resolve { .. } => {
-                Code::Unavailable
-            }
+            Self::NotConfirmed { .. }
+            | Self::HalfDone { .. }
+            | Self::Resolve { .. }
+            | Self::Unknown { .. } => Code::Unavailable,
+            Self::NoTopology(_) => Code::ResourceExhausted,
             Self::NotMade { cause, .. } if cause.speaks_of_space() => Code::ResourceExhausted,
             Self::NotMade { .. } | Self::Internal(_) => Code::Internal,
             Self::NotImplemented(_) => Code::Unimplemented,
@@ -174,6 +191,7 @@ mod tests {
             (Error::StillRunning { rpc: "x", seconds: 1 }, Code::DeadlineExceeded),
             (Error::NotConfirmed { what: s(), seconds: 1 }, Code::Unavailable),
             (Error::NotImplemented("x"), Code::Unimplemented),
+            (Error::NoTopology(s()), Code::ResourceExhausted),
             (appliance(ApplianceError::Unreachable { host: s(), cause: s() }), Code::Unavailable),
             (
                 appliance(ApplianceError::Unauthorized { host: s(), user: s(), dir: s() }),

@@ -10,7 +10,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+    Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -25,7 +25,7 @@ pub struct Metrics {
     rpc: HistogramVec,
     appliance: HistogramVec,
     errors: IntCounterVec,
-    up: IntGauge,
+    up: IntGaugeVec,
 }
 
 impl Metrics {
@@ -54,9 +54,12 @@ impl Metrics {
                 ),
                 &["kind"],
             )?,
-            up: IntGauge::new(
-                "rds_csi_controller_appliance_up",
-                "1 if the last request to the RDS was answered, 0 if not or if there was none yet",
+            up: IntGaugeVec::new(
+                Opts::new(
+                    "rds_csi_controller_appliance_up",
+                    "1 if the last request to the RDS was answered, 0 if not; absent before the first",
+                ),
+                &["rds"],
             )?,
         };
         metrics.registry.register(Box::new(metrics.rpc.clone()))?;
@@ -79,8 +82,8 @@ impl Metrics {
         self.errors.with_label_values(&[kind]).inc();
     }
 
-    pub(crate) fn appliance_up(&self, up: bool) {
-        self.up.set(i64::from(up));
+    pub(crate) fn appliance_up(&self, rds: &str, up: bool) {
+        self.up.with_label_values(&[rds]).set(i64::from(up));
     }
 
     fn text(&self) -> Result<String, prometheus::Error> {

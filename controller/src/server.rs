@@ -19,9 +19,11 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
+use crate::appliances::{self, ApplianceConfig};
 use crate::config::{Args, DEFAULT_CLUSTER};
 use crate::credentials::CredentialsDir;
 use crate::csi::Service;
+use crate::fleet::Fleet;
 use crate::metrics::{self, Metrics};
 use crate::operations::Operations;
 use crate::routeros::{Appliance, transport};
@@ -39,24 +41,14 @@ const LAST_ANSWERS: Duration = Duration::from_millis(500);
 pub async fn run(args: Args) -> anyhow::Result<()> {
     announce(&args);
     let metrics = Arc::new(Metrics::new()?);
-    let credentials = CredentialsDir::new(&args.rds_credentials);
-    if let Err(e) = credentials.check(args.rds_url.scheme()).await {
-        // Not fatal: the Secret may be mended while we run, and every call says so.
-        tracing::error!("{e}");
+    let mut members = Vec::new();
+    for appliance in appliances::read(&args)? {
+        members.push(open(appliance, &args, &metrics).await);
     }
-    let transport = transport(args.rds_url.clone(), credentials);
-    let appliance = Appliance::new(transport, Arc::clone(&metrics));
-    let settings = Settings {
-        cluster: args.cluster_id,
-        roots: args.volume_path,
-        rds: args.rds_url,
-        nvme_address: args.nvme_address,
-        nodes: args.nodes,
-    };
     let operations = Operations::default();
     let service = Service::new(
         args.driver_name.as_str(),
-        Volumes::new(settings, appliance),
+        Fleet::new(members),
         operations.clone(),
         Arc::clone(&metrics),
     );
@@ -102,6 +94,27 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     std::fs::remove_file(path).ok();
     tracing::info!("stopped");
     Ok(())
+}
+
+/// A client of one appliance. Nothing is sent yet.
+async fn open(config: ApplianceConfig, args: &Args, metrics: &Arc<Metrics>) -> Volumes {
+    let credentials = CredentialsDir::new(&config.credentials);
+    if let Err(e) = credentials.check(config.url.scheme()).await {
+        // Not fatal: the Secret may be mended while we run, and every call says so.
+        tracing::error!(rds = %config.name, "{e}");
+    }
+    let transport = transport(config.url.clone(), credentials);
+    let appliance = Appliance::new(transport, Arc::clone(metrics)).named(config.name.clone());
+    let settings = Settings {
+        cluster: args.cluster_id.clone(),
+        name: config.name,
+        roots: config.roots,
+        rds: config.url,
+        nvme_address: config.nvme_address,
+        topology: config.topology,
+        nodes: args.nodes.clone(),
+    };
+    Volumes::new(settings, appliance)
 }
 
 fn announce(args: &Args) {

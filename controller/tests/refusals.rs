@@ -217,7 +217,7 @@ async fn numbers_are_served_without_asking_the_appliance() {
     let before = lab.requests();
     for (path, want) in [
         ("/healthz", "ok"),
-        ("/metrics", "rds_csi_controller_appliance_up 1"),
+        ("/metrics", "rds_csi_controller_appliance_up{rds=\"default\"} 1"),
         ("/metrics", "rds_csi_controller_rpc_seconds_count{code=\"Ok\",rpc=\"CreateVolume\"} 1"),
         ("/metrics", "appliance_request_seconds_count{request=\"disk/add\"} 1"),
     ] {

@@ -92,6 +92,34 @@ impl FromStr for VolumeId {
 }
 text_name!(VolumeId);
 
+/// What this cluster calls an appliance: the StorageClass key `rds`, a metric's label.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct RdsName(String);
+
+impl RdsName {
+    /// What a name must look like, for people.
+    pub const ACCEPTED: &str = "a name of 1 to 63 lower-case letters, digits and hyphens, one of the controller's appliances";
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for RdsName {
+    type Err = InvalidName;
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        if (1..=63).contains(&text.len()) && text.bytes().all(plain) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidName::new("appliance name", text, Self::ACCEPTED))
+        }
+    }
+}
+text_name!(RdsName);
+
 /// The longest NQN that NVMe allows, in bytes (NVMe base specification, 4.5).
 const NQN_MAX: usize = 223;
 

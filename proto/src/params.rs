@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::ids::DEFAULT_NVME_PORT;
+use crate::ids::{DEFAULT_NVME_PORT, RdsName};
 
 /// The volume context's own keys beside the StorageClass's.
 pub mod context_keys {
@@ -87,6 +87,7 @@ impl ParamError {
 /// All keys that a StorageClass may have (besides those under `csi.storage.k8s.io/`,
 /// which the provisioner adds or consumes).
 pub const KNOWN_KEYS: &[&str] = &[
+    "rds",
     "rdsAddress",
     "nvmeAddress",
     "nvmePort",
@@ -106,6 +107,8 @@ pub const KNOWN_KEYS: &[&str] = &[
 /// Everything that a StorageClass can say of a volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VolumeParams {
+    /// Name of the appliance; the controller's main one when absent.
+    pub rds: Option<RdsName>,
     /// Management address; the controller's own when absent.
     pub rds_address: Option<String>,
     /// Data portal address; the management address when absent.
@@ -158,6 +161,7 @@ impl Default for SessionParams {
 impl Default for VolumeParams {
     fn default() -> Self {
         Self {
+            rds: None,
             rds_address: None,
             nvme_address: None,
             nvme_port: DEFAULT_NVME_PORT,
@@ -219,6 +223,9 @@ impl VolumeParams {
             FsType::parse(fs)?;
         }
         Ok(Self {
+            rds: text("rds")
+                .map(|v| v.parse().map_err(|_| ParamError::bad("rds", v, RdsName::ACCEPTED)))
+                .transpose()?,
             rds_address: text("rdsAddress").map(host).transpose()?,
             nvme_address: text("nvmeAddress")
                 .map(|v| {
@@ -386,6 +393,7 @@ mod tests {
             ("volumePath", "raid10"),
             ("mkfsOptions", "-F"),
             ("mkfsOptions", "-E nodiscard /dev/sda"),
+            ("rds", "Main"),
             ("rdsAddress", "a b"),
             ("csi.storage.k8s.io/fstype", "ntfs"),
         ] {

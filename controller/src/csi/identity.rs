@@ -30,15 +30,18 @@ impl Identity for Service {
         &self,
         _: Request<GetPluginCapabilitiesRequest>,
     ) -> Result<Response<GetPluginCapabilitiesResponse>, Status> {
-        let controller = service::Type::ControllerService;
-        Ok(Response::new(GetPluginCapabilitiesResponse {
-            capabilities: vec![PluginCapability {
-                r#type: Some(Type::Service(PluginService { r#type: controller.into() })),
-            }],
-        }))
+        let mut services = vec![service::Type::ControllerService];
+        if self.volumes.has_topology() {
+            services.push(service::Type::VolumeAccessibilityConstraints);
+        }
+        let capability = |service: service::Type| PluginCapability {
+            r#type: Some(Type::Service(PluginService { r#type: service.into() })),
+        };
+        let capabilities = services.into_iter().map(capability).collect();
+        Ok(Response::new(GetPluginCapabilitiesResponse { capabilities }))
     }
 
-    /// Ready when the appliance answers. One that is merely away is "not ready", which the
+    /// Ready when an appliance answers. One that is merely away is "not ready", which the
     /// sidecars wait out; something that a person has to mend is an error that says what.
     async fn probe(&self, _: Request<ProbeRequest>) -> Result<Response<ProbeResponse>, Status> {
         self.answer("Probe", async {

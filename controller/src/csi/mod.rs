@@ -12,15 +12,15 @@ use tonic::metadata::MetadataMap;
 use tonic::{Code, Response, Status};
 
 use crate::error::Error;
+use crate::fleet::Fleet;
 use crate::metrics::Metrics;
 use crate::operations::Operations;
-use crate::volumes::Volumes;
 
-/// Both services, over the same volumes.
+/// Both services, over the same appliances.
 #[derive(Clone)]
 pub(crate) struct Service {
     driver_name: Arc<str>,
-    volumes: Arc<Volumes>,
+    volumes: Arc<Fleet>,
     operations: Operations,
     metrics: Arc<Metrics>,
 }
@@ -28,7 +28,7 @@ pub(crate) struct Service {
 impl Service {
     pub(crate) fn new(
         driver_name: &str,
-        volumes: Volumes,
+        volumes: Fleet,
         operations: Operations,
         metrics: Arc<Metrics>,
     ) -> Self {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use rds_csi_proto::ids::{HostNqn, Nqn, VolumeId};
+use rds_csi_proto::ids::{HostNqn, Nqn, RdsName, VolumeId};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -28,6 +28,7 @@ const PROOF_GAP: Duration = Duration::from_millis(250);
 
 /// A client of one appliance.
 pub struct Appliance {
+    name: Option<RdsName>,
     transport: Mutex<Box<dyn Transport>>,
     proven: AtomicBool,
     metrics: Arc<Metrics>,
@@ -50,7 +51,18 @@ impl Appliance {
     /// Over any transport. Nothing is sent yet.
     #[must_use]
     pub fn new(transport: Box<dyn Transport>, metrics: Arc<Metrics>) -> Self {
-        Self { transport: Mutex::new(transport), proven: AtomicBool::new(false), metrics }
+        let proven = AtomicBool::new(false);
+        Self { name: None, transport: Mutex::new(transport), proven, metrics }
+    }
+
+    /// Called so in metrics and in the log.
+    #[must_use]
+    pub fn named(self, name: RdsName) -> Self {
+        Self { name: Some(name), ..self }
+    }
+
+    fn name(&self) -> &str {
+        self.name.as_ref().map_or("", RdsName::as_str)
     }
 
     /// Whether the appliance is there and can be used.
@@ -210,7 +222,7 @@ impl Appliance {
         if !self.proven.load(Ordering::Relaxed) {
             let version = self.prove(transport.as_mut()).await?;
             self.proven.store(true, Ordering::Relaxed);
-            tracing::info!(%version, "the RDS answers");
+            tracing::info!(rds = self.name(), %version, "the RDS answers");
         }
         self.send(transport.as_mut(), &request).await
     }
@@ -249,15 +261,15 @@ impl Appliance {
         self.metrics.appliance_request(request.name(), taken);
         match &result {
             Ok(rows) => {
-                self.metrics.appliance_up(true);
+                self.metrics.appliance_up(self.name(), true);
                 tracing::debug!(%request, rows = rows.len(), ms = taken.as_millis(), "RDS answered");
             }
             Err(error) => {
                 self.metrics.appliance_failed(error.kind());
                 if error.casts_doubt() {
-                    self.metrics.appliance_up(false);
+                    self.metrics.appliance_up(self.name(), false);
                     if self.proven.swap(false, Ordering::Relaxed) {
-                        tracing::warn!(%request, "the RDS stopped answering: {error}");
+                        tracing::warn!(rds = self.name(), %request, "the RDS stopped answering: {error}");
                     }
                 }
                 tracing::debug!(%request, ms = taken.as_millis(), "RDS: {error}");

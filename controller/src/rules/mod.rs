@@ -1,7 +1,9 @@
-//! Decisions, without I/O: what a request may ask for, whose an item is, who may attach.
+//! Decisions, without I/O: what a request may ask for, whose an item is, who may attach,
+//! and from where a volume can be reached.
 
 pub mod attach;
 pub mod capability;
 pub mod owner;
 pub mod path;
 pub mod size;
+pub mod topology;

@@ -7,8 +7,8 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use rds_csi_proto::csi::{self, CreateVolumeRequest};
-use rds_csi_proto::ids::{HostNqn, Nqn, VolumeId};
+use rds_csi_proto::csi::{self, CreateVolumeRequest, TopologyRequirement};
+use rds_csi_proto::ids::{HostNqn, Nqn, RdsName, VolumeId};
 use rds_csi_proto::params::{KNOWN_KEYS, VolumeParams, context_keys};
 
 use super::{Pace, Volumes, foreign, portal};
@@ -29,6 +29,7 @@ pub(crate) struct CreatePlan {
     pub(crate) volume: VolumeId,
     size: SizePlan,
     params: VolumeParams,
+    wanted: Option<TopologyRequirement>,
     /// The StorageClass's own keys, as given.
     given: HashMap<String, String>,
 }
@@ -59,7 +60,24 @@ impl CreatePlan {
             .into_iter()
             .filter(|(key, value)| KNOWN_KEYS.contains(&key.as_str()) && !value.is_empty())
             .collect();
-        Ok(Self { volume: VolumeId::from_request_name(&request.name), size, params, given })
+        let wanted = request.accessibility_requirements;
+        let volume = VolumeId::from_request_name(&request.name);
+        Ok(Self { volume, size, params, wanted, given })
+    }
+
+    /// Which appliance is meant, by name.
+    pub(crate) fn rds(&self) -> Option<&RdsName> {
+        self.params.rds.as_ref()
+    }
+
+    /// Which appliance is meant, by address.
+    pub(crate) fn rds_address(&self) -> Option<&str> {
+        self.params.rds_address.as_deref()
+    }
+
+    /// Where the volume is wanted.
+    pub(crate) fn wanted(&self) -> Option<&TopologyRequirement> {
+        self.wanted.as_ref()
     }
 
     fn class(&self) -> ClassHash {
@@ -71,7 +89,6 @@ impl Volumes {
     /// Makes the volume, or finds that it was made.
     pub(crate) async fn create(&self, plan: &CreatePlan) -> Result<csi::Volume, Error> {
         let directory = self.directory(plan)?;
-        self.check_rds_address(plan).await?;
         let nvme_address = self.nvme_address(plan).await?;
         let file = directory.volume_file(&plan.volume);
         let nqn: Nqn = format!("nqn.2000-02.com.mikrotik:{}", plan.volume)
@@ -105,22 +122,6 @@ impl Volumes {
             "StorageClass parameter volumePath has the value {given}; accepted is a directory in {} \
              (the controller's --volume-path)",
             allowed.join(", ")
-        )))
-    }
-
-    /// A StorageClass may name its appliance, but this controller has one.
-    async fn check_rds_address(&self, plan: &CreatePlan) -> Result<(), Error> {
-        let own = self.settings.rds.host();
-        let Some(given) = plan.params.rds_address.as_deref().filter(|g| *g != own) else {
-            return Ok(());
-        };
-        let (ours, theirs) = (portal::resolve(own).await?, portal::resolve(given).await?);
-        if theirs.iter().any(|a| ours.contains(a)) {
-            return Ok(());
-        }
-        Err(Error::Invalid(format!(
-            "StorageClass parameter rdsAddress has the value {given:?}; accepted is {own:?}, the \
-             appliance of this controller (--rds-url)"
         )))
     }
 
@@ -265,6 +266,7 @@ impl Volumes {
     ) -> Result<csi::Volume, Error> {
         let mut context = plan.given.clone();
         let mut put = |key: &str, value: String| context.insert(key.to_owned(), value);
+        put("rds", self.settings.name.to_string());
         put("rdsAddress", self.settings.rds.host().to_owned());
         put("nvmeAddress", nvme_address.to_string());
         put("nvmePort", item.port.unwrap_or(plan.params.nvme_port).to_string());
@@ -275,7 +277,7 @@ impl Volumes {
             volume_id: plan.volume.to_string(),
             volume_context: context,
             content_source: None,
-            accessible_topology: Vec::new(),
+            accessible_topology: self.settings.topology.to_csi(),
         })
     }
 }

@@ -14,11 +14,9 @@ use crate::rules::owner::{OwnerTag, Stage};
 use crate::rules::path::{AppliancePath, own_file};
 
 impl Volumes {
-    /// Deletes the volume, or finds that it does not exist.
+    /// Deletes the volume. That there is none here is [`Error::NotFound`].
     pub(crate) async fn delete(&self, volume: &VolumeId) -> Result<(), Error> {
-        let Some((item, tag)) = self.ours(volume).await? else {
-            return self.refuse_orphan(volume).await;
-        };
+        let (item, tag) = self.existing(volume).await?;
         let file = self.may_delete(volume, &item, &tag).await?;
         let begun = |e: Error| e.after_change(format!("DeleteVolume of {volume}"));
         self.mark(volume, &tag).await.map_err(begun)?;
@@ -32,7 +30,7 @@ impl Volumes {
 
     /// No item: the volume does not exist. A file of its name proves nothing, so it is
     /// neither deleted nor passed over in silence.
-    async fn refuse_orphan(&self, volume: &VolumeId) -> Result<(), Error> {
+    pub(crate) async fn refuse_orphan(&self, volume: &VolumeId) -> Result<(), Error> {
         for root in &self.settings.roots {
             let file = root.volume_file(volume);
             if self.appliance.file(&file).await?.is_some() {

@@ -4,7 +4,7 @@
 
 mod create;
 mod delete;
-mod portal;
+pub(crate) mod portal;
 mod publish;
 
 pub(crate) use create::CreatePlan;
@@ -12,7 +12,7 @@ pub(crate) use publish::PublishRequest;
 
 use std::time::Duration;
 
-use rds_csi_proto::ids::{NodeName, VolumeId};
+use rds_csi_proto::ids::{NodeName, RdsName, VolumeId};
 use tokio::time::Instant;
 
 use crate::config::{Host, RdsUrl};
@@ -21,6 +21,7 @@ use crate::routeros::wire::{Property, Switch};
 use crate::routeros::{Appliance, ApplianceError, DiskItem};
 use crate::rules::owner::{ClusterId, OwnerTag, Ownership, judge};
 use crate::rules::path::AppliancePath;
+use crate::rules::topology::Segments;
 
 /// How long a change may take to show. Exports and files appear some time after the request
 /// (creation of 1 GiB: 0.4 s); a file of many terabytes takes longer and is asked for again.
@@ -31,12 +32,24 @@ const CONFIRM_EVERY: Duration = Duration::from_millis(200);
 /// What the operations need to know.
 pub(crate) struct Settings {
     pub(crate) cluster: ClusterId,
+    /// What the appliance is called.
+    pub(crate) name: RdsName,
     /// Where volume files may be; the first is the default.
     pub(crate) roots: Vec<AppliancePath>,
     pub(crate) rds: RdsUrl,
     pub(crate) nvme_address: Option<Host>,
+    /// Where the appliance is reached from.
+    pub(crate) topology: Segments,
     /// The nodes that exist; none given means that they are not known.
     pub(crate) nodes: Vec<NodeName>,
+}
+
+/// Whose item has a volume's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Presence {
+    Ours,
+    Foreign,
+    Absent,
 }
 
 /// The volumes of one appliance.
@@ -50,13 +63,41 @@ impl Volumes {
         Self { settings, appliance }
     }
 
+    pub(crate) fn name(&self) -> &RdsName {
+        &self.settings.name
+    }
+
+    pub(crate) fn rds_host(&self) -> &str {
+        self.settings.rds.host()
+    }
+
+    pub(crate) fn topology(&self) -> &Segments {
+        &self.settings.topology
+    }
+
     pub(crate) async fn probe(&self) -> Result<(), Error> {
         Ok(self.appliance.probe().await?)
     }
 
     /// Whether the volume exists and is ours; anything else is an error.
     pub(crate) async fn must_exist(&self, volume: &VolumeId) -> Result<DiskItem, Error> {
-        Ok(self.ours(volume).await?.ok_or_else(|| Error::NotFound(volume.to_string()))?.0)
+        Ok(self.existing(volume).await?.0)
+    }
+
+    /// Whether there is an item of the volume's name here, and whose.
+    pub(crate) async fn presence(&self, volume: &VolumeId) -> Result<Presence, Error> {
+        Ok(match self.appliance.disk(volume).await? {
+            None => Presence::Absent,
+            Some(item) => match self.judge(&item, volume) {
+                Ownership::Ours(_) => Presence::Ours,
+                Ownership::Foreign(_) => Presence::Foreign,
+            },
+        })
+    }
+
+    /// The item and its tag; no item is [`Error::NotFound`], one that is not ours is refused.
+    async fn existing(&self, volume: &VolumeId) -> Result<(DiskItem, OwnerTag), Error> {
+        self.ours(volume).await?.ok_or_else(|| Error::NotFound(volume.to_string()))
     }
 
     /// The item and its tag, if there is an item; one that is not ours is refused.

@@ -10,7 +10,7 @@ const RESOLVE_LIMIT: Duration = Duration::from_secs(5);
 
 /// All addresses of a host, which may be an address itself. Nodes are given addresses, since
 /// they must be able to reconnect while name resolution is down.
-pub(super) async fn resolve(host: &str) -> Result<Vec<IpAddr>, Error> {
+pub(crate) async fn resolve(host: &str) -> Result<Vec<IpAddr>, Error> {
     if let Ok(address) = host.parse() {
         return Ok(vec![address]);
     }
@@ -23,7 +23,7 @@ pub(super) async fn resolve(host: &str) -> Result<Vec<IpAddr>, Error> {
 }
 
 /// The first of them.
-pub(super) async fn address_of(host: &str) -> Result<IpAddr, Error> {
+pub(crate) async fn address_of(host: &str) -> Result<IpAddr, Error> {
     resolve(host)
         .await?
         .first()

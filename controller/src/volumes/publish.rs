@@ -61,8 +61,7 @@ impl Volumes {
         request: &PublishRequest,
     ) -> Result<HashMap<String, String>, Error> {
         let volume = &request.volume;
-        let (item, tag) =
-            self.ours(volume).await?.ok_or_else(|| Error::NotFound(volume.to_string()))?;
+        let (item, tag) = self.existing(volume).await?;
         let nodes = &self.settings.nodes;
         if !nodes.is_empty() && !nodes.contains(&request.node) {
             return Err(Error::NoSuchNode(request.node.to_string()));
@@ -141,12 +140,13 @@ impl Volumes {
     }
 
     /// Detaches the volume from a node, or from all; on return the node cannot have it.
+    /// That there is no such volume here is [`Error::NotFound`].
     pub(crate) async fn unpublish(
         &self,
         volume: &VolumeId,
         node: Option<&NodeName>,
     ) -> Result<(), Error> {
-        let Some((item, tag)) = self.ours(volume).await? else { return Ok(()) };
+        let (item, tag) = self.existing(volume).await?;
         let key = node.map(NodeKey::of);
         match unpublish(&tag.stage, item.export, key.as_ref()) {
             Unpublish::Nothing => {

@@ -117,38 +117,11 @@ impl Lab {
 
     pub async fn start_via(via: Via, flags: &[&str], credentials: impl FnOnce(&Path)) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let state = dir.path().join("rds");
-        let sim = Command::new(rds_sim())
-            .args(["--rest-addr", "127.0.0.1:0", "--ssh-addr", "127.0.0.1:0"])
-            .args(["--portal", "127.0.0.1:4420", "--no-nvmet"])
-            .args(["--allocate", "sparse", "--dir", DIRECTORY, "--boot-stage-ms", "100"])
-            .args(if flags.contains(&"--ssh-host-key") { &[][..] } else { &HOST_KEY })
-            .args(flags)
-            .arg("--state-dir")
-            .arg(&state)
-            .stdout(Stdio::null())
-            .stderr(log(dir.path(), "sim.log"))
-            .spawn()
-            .unwrap();
-        let sim = Process(sim);
-        let endpoints = wait_for("the simulator", || {
-            let text = std::fs::read_to_string(state.join("endpoints.json")).ok()?;
-            serde_json::from_str::<Value>(&text).ok()
-        });
+        let (sim, endpoints) = start_sim(dir.path(), "rds", "secrets", flags);
         let rest: SocketAddr = endpoints["rest"].as_str().unwrap().parse().unwrap();
-        let password = std::fs::read_to_string(state.join("password")).unwrap();
-        let secrets = dir.path().join("secrets");
-        std::fs::create_dir(&secrets).unwrap();
-        std::fs::write(secrets.join("username"), "admin\n").unwrap();
-        std::fs::write(secrets.join("password"), &password).unwrap();
-        std::fs::copy(state.join("cert.pem"), secrets.join("ca.crt")).unwrap();
-        let host_key = endpoints["ssh_fingerprint"].as_str().unwrap();
-        std::fs::write(secrets.join("ssh-host-key"), host_key).unwrap();
-        credentials(&secrets);
-        let url = match via {
-            Via::Rest => format!("https://{rest}"),
-            Via::Ssh => format!("ssh://admin@{}", endpoints["ssh"].as_str().unwrap()),
-        };
+        let password = std::fs::read_to_string(dir.path().join("rds/password")).unwrap();
+        credentials(&dir.path().join("secrets"));
+        let url = url_of(via, &endpoints);
         let controller = start_controller(dir.path(), &url, &[]);
         let channel = connect(dir.path().join("csi.sock")).await;
         Self { dir, controller, sim, rest, url, password: password.trim().to_owned(), channel }
@@ -171,14 +144,7 @@ impl Lab {
 
     /// `rds-sim ctl ...`.
     pub fn ctl(&self, command: &[&str]) -> Value {
-        let out = Command::new(rds_sim())
-            .args(["ctl", "--state-dir"])
-            .arg(self.path("rds"))
-            .args(command)
-            .output()
-            .unwrap();
-        assert!(out.status.success(), "ctl {command:?}: {}", String::from_utf8_lossy(&out.stderr));
-        serde_json::from_slice(&out.stdout).unwrap_or(Value::Null)
+        ctl_of(&self.path("rds"), command)
     }
 
     /// How often the appliance was asked something, in all.
@@ -281,6 +247,57 @@ impl Lab {
         };
         self.volumes().controller_unpublish_volume(request).await.map(drop)
     }
+}
+
+/// A simulated appliance with its state in `<dir>/<name>`, and credentials for it in
+/// `<dir>/<secrets>`.
+pub fn start_sim(dir: &Path, name: &str, secrets: &str, flags: &[&str]) -> (Process, Value) {
+    let state = dir.join(name);
+    let sim = Command::new(rds_sim())
+        .args(["--rest-addr", "127.0.0.1:0", "--ssh-addr", "127.0.0.1:0"])
+        .args(["--portal", "127.0.0.1:4420", "--no-nvmet"])
+        .args(["--allocate", "sparse", "--dir", DIRECTORY, "--boot-stage-ms", "100"])
+        .args(if flags.contains(&"--ssh-host-key") { &[][..] } else { &HOST_KEY })
+        .args(flags)
+        .arg("--state-dir")
+        .arg(&state)
+        .stdout(Stdio::null())
+        .stderr(log(dir, &format!("{name}.log")))
+        .spawn()
+        .unwrap();
+    let sim = Process(sim);
+    let endpoints = wait_for("the simulator", || {
+        let text = std::fs::read_to_string(state.join("endpoints.json")).ok()?;
+        serde_json::from_str::<Value>(&text).ok()
+    });
+    let secrets = dir.join(secrets);
+    std::fs::create_dir(&secrets).unwrap();
+    std::fs::write(secrets.join("username"), "admin\n").unwrap();
+    std::fs::copy(state.join("password"), secrets.join("password")).unwrap();
+    std::fs::copy(state.join("cert.pem"), secrets.join("ca.crt")).unwrap();
+    let host_key = endpoints["ssh_fingerprint"].as_str().unwrap();
+    std::fs::write(secrets.join("ssh-host-key"), host_key).unwrap();
+    (sim, endpoints)
+}
+
+/// The management interface of a simulated appliance.
+pub fn url_of(via: Via, endpoints: &Value) -> String {
+    match via {
+        Via::Rest => format!("https://{}", endpoints["rest"].as_str().unwrap()),
+        Via::Ssh => format!("ssh://admin@{}", endpoints["ssh"].as_str().unwrap()),
+    }
+}
+
+/// `rds-sim ctl ...` of one of several.
+pub fn ctl_of(state: &Path, command: &[&str]) -> Value {
+    let out = Command::new(rds_sim())
+        .args(["ctl", "--state-dir"])
+        .arg(state)
+        .args(command)
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "ctl {command:?}: {}", String::from_utf8_lossy(&out.stderr));
+    serde_json::from_slice(&out.stdout).unwrap_or(Value::Null)
 }
 
 fn start_controller(dir: &Path, url: &str, flags: &[&str]) -> Process {
