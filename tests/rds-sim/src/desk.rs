@@ -46,6 +46,8 @@ pub enum Outcome<T> {
     Cut,
     /// The connection closes without an answer.
     Lost,
+    /// No answer ever comes.
+    Hung,
 }
 
 /// One queue per transport: there is one user, and REST runs a user's requests one at a time.
@@ -133,7 +135,9 @@ async fn run<T: Send + 'static>(
         status,
         ms: millis(arrived.elapsed()),
     });
-    if verdict.lose_answer || sim.appliance.boots() != boots {
+    if verdict.hang {
+        Outcome::Hung
+    } else if verdict.lose_answer || sim.appliance.boots() != boots {
         Outcome::Lost
     } else {
         Outcome::Done(result)

@@ -15,6 +15,8 @@ pub enum Action {
     Delay { ms: u64 },
     /// Carried out; then the connection closes without an answer.
     LoseAnswer,
+    /// Carried out; then nothing, on a connection that stays open.
+    Hang,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -38,6 +40,7 @@ pub struct Verdict {
     pub delay: Duration,
     pub reject: Option<(u16, String)>,
     pub lose_answer: bool,
+    pub hang: bool,
 }
 
 impl Faults {
@@ -64,6 +67,7 @@ impl Faults {
             match &rule.action {
                 Action::Delay { ms } => verdict.delay += Duration::from_millis(*ms),
                 Action::LoseAnswer => verdict.lose_answer = true,
+                Action::Hang => verdict.hang = true,
                 // The first refusal answers; the others keep their count.
                 Action::Reject { .. } if verdict.reject.is_some() => continue,
                 Action::Reject { status, detail } => {

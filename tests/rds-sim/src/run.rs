@@ -39,7 +39,11 @@ pub async fn run(config: Serve) -> anyhow::Result<()> {
     let fingerprint = ssh::keys::fingerprint(&host_key);
     let authorized = ssh::keys::authorized(config.authorized_keys.as_deref())?;
     let control_listener = server::bind(&config.control_path()).context("control socket")?;
-    let tls = TlsAcceptor::from(rest::tls::server_config(&config.state_dir, &config.sans())?);
+    let tls = TlsAcceptor::from(rest::tls::server_config(
+        &config.state_dir,
+        &config.sans(),
+        config.certificate,
+    )?);
     if let Some(copy) = &config.tls_cert_out {
         fs::copy(config.state_dir.join("cert.pem"), copy)?;
     }

@@ -2,6 +2,7 @@
 
 use crate::ros::item::Item;
 use crate::ros::number::Origin;
+use crate::ros::policy::Policy;
 use crate::ros::query::Query;
 use crate::ros::version::{Feature, Version};
 
@@ -11,6 +12,8 @@ pub enum Menu {
     File,
     BtrfsFilesystem,
     BtrfsSubvolume,
+    /// Print only.
+    Health,
 }
 
 impl Menu {
@@ -20,6 +23,7 @@ impl Menu {
             Menu::File => "/file",
             Menu::BtrfsFilesystem => "/disk/btrfs/filesystem",
             Menu::BtrfsSubvolume => "/disk/btrfs/subvolume",
+            Menu::Health => "/system/health",
         }
     }
 
@@ -27,7 +31,7 @@ impl Menu {
     pub fn key(self) -> &'static str {
         match self {
             Menu::Disk => "slot",
-            Menu::File | Menu::BtrfsSubvolume => "name",
+            Menu::File | Menu::BtrfsSubvolume | Menu::Health => "name",
             Menu::BtrfsFilesystem => "label",
         }
     }
@@ -68,6 +72,9 @@ pub enum Command {
         targets: Vec<String>,
         properties: Vec<Property>,
     },
+    MonitorTraffic {
+        targets: Vec<String>,
+    },
     Resource,
     Identity,
 }
@@ -89,6 +96,7 @@ impl Command {
             Command::Set { menu, .. } => (menu, "set"),
             Command::Remove { menu, .. } => (menu, "remove"),
             Command::Copy { menu, .. } => (menu, "copy"),
+            Command::MonitorTraffic { .. } => return "/disk/monitor-traffic".into(),
             Command::Resource => return "/system/resource/print".into(),
             Command::Identity => return "/system/identity/print".into(),
         };
@@ -106,7 +114,19 @@ impl Command {
                 !matches!(menu, Menu::BtrfsFilesystem | Menu::BtrfsSubvolume)
                     || version.has(Feature::Subvolumes)
             }
-            Command::Resource | Command::Identity => true,
+            Command::MonitorTraffic { .. } | Command::Resource | Command::Identity => true,
+        }
+    }
+
+    /// What its user must be allowed.
+    pub fn policy(&self) -> Policy {
+        match self {
+            Command::Print { .. } | Command::Resource | Command::Identity => Policy::Read,
+            Command::MonitorTraffic { .. } => Policy::Test,
+            Command::Add { .. }
+            | Command::Set { .. }
+            | Command::Remove { .. }
+            | Command::Copy { .. } => Policy::Write,
         }
     }
 
@@ -117,9 +137,9 @@ impl Command {
         };
         match self {
             Command::Add { properties, .. } => property(properties),
-            Command::Set { targets, .. } | Command::Remove { targets, .. } => {
-                Some(targets.join(","))
-            }
+            Command::Set { targets, .. }
+            | Command::Remove { targets, .. }
+            | Command::MonitorTraffic { targets } => Some(targets.join(",")),
             Command::Print { query, .. } => query.0.iter().find_map(|w| match w {
                 crate::ros::query::Word::Equal(n, v) if n != "type" => Some(v.clone()),
                 _ => None,

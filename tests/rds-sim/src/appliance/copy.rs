@@ -171,6 +171,7 @@ impl Appliance {
         })?;
         let mut journey = self.journey(room);
         for step in &steps {
+            self.pools.changed();
             match step {
                 Step::Directory(dir) => {
                     fs::create_dir_all(dir).map_err(|e| self.stopped(e.into()))?;
@@ -178,6 +179,7 @@ impl Appliance {
                 Step::File { from, to, len } => self.copy_file(&mut journey, from, to, *len)?,
             }
         }
+        self.pools.changed();
         Ok(Reply::Done)
     }
 

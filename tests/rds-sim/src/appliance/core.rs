@@ -9,9 +9,10 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::btrfs::Subvolume;
 use super::command::{Command, Menu, Reply};
-use super::pool::Pools;
+use super::pool::{Pool, Pools};
+use super::readings::Readings;
 use super::store::{Saved, Store};
-use crate::config::{PoolKind, Switches};
+use crate::config::{GrownSize, Switches};
 use crate::ros::disk::{Disk, Status};
 use crate::ros::error::Refusal;
 use crate::ros::id::ItemId;
@@ -60,6 +61,7 @@ pub(super) struct Inner {
     pub(super) next_subvolume: u32,
     /// Labels of btrfs pools that were changed.
     pub(super) labels: BTreeMap<String, String>,
+    pub(super) readings: Readings,
     pub(super) file_ids: HashMap<String, ItemId>,
     pub(super) powered: bool,
     /// While booting: the disks whose exports are back already.
@@ -73,7 +75,7 @@ pub struct Appliance {
     pub switches: Switches,
     pub(super) pools: Pools,
     store: Store,
-    version: Version,
+    pub(super) version: Version,
     pub(super) portal_port: u16,
     inner: Mutex<Inner>,
     /// One change at a time, whichever transport it came by.
@@ -99,6 +101,7 @@ impl Appliance {
             subvolumes: Vec::new(),
             next_subvolume: 0,
             labels: BTreeMap::new(),
+            readings: Readings::new(),
             file_ids: HashMap::new(),
             powered: true,
             released: None,
@@ -170,14 +173,14 @@ impl Appliance {
         }
         match command {
             Command::Print { menu, query, proplist } => {
-                let items = self.items(*menu);
-                let items = items
-                    .iter()
-                    .filter(|i| query.matches(i))
-                    .map(|i| i.project(proplist))
-                    .collect();
-                Ok(Reply::Items(items))
+                let items = match query.only("slot") {
+                    Some(slot) if *menu == Menu::Disk => self.disks_in(Some(slot)),
+                    _ => self.items(*menu),
+                };
+                let items = items.into_iter().filter(|i| query.matches(i));
+                Ok(Reply::Items(items.map(|i| i.project(proplist)).collect()))
             }
+            Command::MonitorTraffic { targets } => self.monitor_traffic(targets),
             Command::Resource => Ok(Reply::One(self.resource())),
             Command::Identity => {
                 let mut item = Item::default();
@@ -188,20 +191,20 @@ impl Appliance {
                 Menu::Disk => self.add(properties),
                 Menu::File => self.add_file(properties),
                 Menu::BtrfsSubvolume => self.add_subvolume(properties),
-                Menu::BtrfsFilesystem => Err(Refusal::NoSuchCommand),
+                Menu::BtrfsFilesystem | Menu::Health => Err(Refusal::NoSuchCommand),
             }),
             Command::Set { menu, targets, properties } => self.change(|| match menu {
                 Menu::Disk => self.set(targets, properties),
                 Menu::BtrfsSubvolume => self.set_subvolumes(targets, properties),
                 Menu::BtrfsFilesystem => self.set_filesystems(targets, properties),
                 // Not known well enough to imitate.
-                Menu::File => Err(Refusal::NoSuchCommand),
+                Menu::File | Menu::Health => Err(Refusal::NoSuchCommand),
             }),
             Command::Remove { menu, targets } => self.change(|| match menu {
                 Menu::Disk => self.remove(targets),
                 Menu::File => self.remove_files(targets),
                 Menu::BtrfsSubvolume => self.remove_subvolumes(targets),
-                Menu::BtrfsFilesystem => Err(Refusal::NoSuchCommand),
+                Menu::BtrfsFilesystem | Menu::Health => Err(Refusal::NoSuchCommand),
             }),
             // Takes long: other changes go on meanwhile.
             Command::Copy { menu: Menu::File, targets, properties } => {
@@ -240,6 +243,7 @@ impl Appliance {
             Menu::File => self.files(),
             Menu::BtrfsFilesystem => self.filesystems(),
             Menu::BtrfsSubvolume => self.subvolumes(),
+            Menu::Health => self.health(),
         }
     }
 
@@ -248,64 +252,72 @@ impl Appliance {
         work: impl FnOnce() -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
         let _one_at_a_time = self.writes.lock().unwrap_or_else(PoisonError::into_inner);
-        work()
+        let result = work();
+        self.pools.changed();
+        result
     }
 
-    fn disks(&self) -> Vec<Item> {
-        let mut items = Vec::new();
+    pub(super) fn disks(&self) -> Vec<Item> {
+        self.disks_in(None)
+    }
+
+    /// All disks, or those of one slot: what a client asks for most.
+    fn disks_in(&self, slot: Option<&str>) -> Vec<Item> {
+        let asked = |name: &str| slot.is_none_or(|s| s == name);
+        let mut items = self.physical();
+        let pools = (1..).map(ItemId).zip(self.pools.pools());
+        items.extend(pools.filter(|(_, p)| asked(&p.name)).map(|(id, p)| self.print_pool(id, p)));
         let inner = self.inner();
-        for (id, pool) in (1..).zip(self.pools.pools()) {
-            let mut item = Item::default();
-            item.word(".id", ItemId(id).to_string());
-            item.push("block-device", Value::Flag(true));
-            item.push("disabled", Value::Flag(false));
-            item.word("type", "raid");
-            item.text("slot", &*pool.name);
-            if pool.kind == PoolKind::Btrfs {
-                item.text("fs-label", self.label(&inner, pool));
-            }
-            item.word("fs", pool.kind.name());
-            item.text("mount-point", &*pool.name);
-            item.push("size", Value::Number(pool.bytes));
-            item.push("free", Value::Number(self.pools.free(pool)));
-            item.word("state", "clean");
-            items.push(item);
-        }
         let read_back = self.switches.read_back();
-        items.extend(inner.disks.values().map(|e| e.disk.print(self.status(&inner, e), read_back)));
+        let entries = inner.disks.values().filter(|e| asked(&e.disk.slot));
+        items.extend(entries.map(|e| e.disk.print(self.status(&inner, e), read_back)));
         items
+    }
+
+    /// In the order of a real one's output.
+    fn print_pool(&self, id: ItemId, pool: &Pool) -> Item {
+        let free = self.pools.free_shown(pool);
+        let state = self.raid_state(&pool.name);
+        let mut item = Item::default();
+        item.word(".id", id.to_string());
+        item.push("block-device", Value::Flag(true));
+        item.push("mounted", Value::Flag(true));
+        item.push("disabled", Value::Flag(false));
+        item.word("type", "raid");
+        item.text("slot", &*pool.name);
+        item.text("slot-default", "");
+        item.text("parent", "");
+        item.text("fs-label", self.label(&self.inner(), pool));
+        item.text("fs-uuid", pool.uuid());
+        item.word("fs", pool.kind.name());
+        item.push("size", Value::Number(pool.bytes));
+        item.push("free", Value::Number(free));
+        item.word("use", format!("{}%", (pool.bytes - free) * 100 / pool.bytes.max(1)));
+        item.text("mount-point", &*pool.name);
+        item.push("mount-filesystem", Value::Flag(true));
+        item.push("mount-read-only", Value::Flag(false));
+        item.push("compress", Value::Flag(false));
+        item.push("sector-size", Value::Number(512));
+        item.word("raid-master", "none");
+        if let Some(state) = state {
+            item.text("state", state);
+        }
+        item
     }
 
     fn status(&self, inner: &Inner, entry: &Entry) -> Status {
         let created = entry.visible_at.is_some_and(|at| at <= Instant::now());
         let exported = inner.live.get(&entry.disk.id).is_some_and(|l| !l.parked);
-        Status { block_device: created, exported, size: entry.disk.file_size.filter(|_| created) }
-    }
-
-    fn resource(&self) -> Item {
-        let mut item = Item::default();
-        item.text("uptime", uptime(self.inner().booted.elapsed()));
-        item.text("version", format!("{} (stable)", self.version));
-        item.text("architecture-name", "arm64");
-        item.text("board-name", "RDS2216");
-        item.text("platform", "MikroTik");
-        item
+        let live = inner.live.get(&entry.disk.id).filter(|_| exported);
+        let size = match (self.switches.grown_size, live) {
+            (GrownSize::AfterToggle, Some(live)) => Some(live.size),
+            _ => entry.disk.file_size,
+        };
+        Status { block_device: created, exported, size: size.filter(|_| created) }
     }
 
     pub(super) fn notify(&self, id: ItemId, after: Duration) {
         // Fails only when the exporter is gone, at shutdown.
         let _ = self.changes.send(Change { id, after });
     }
-}
-
-fn uptime(since: Duration) -> String {
-    let mut rest = since.as_secs();
-    let mut out = String::new();
-    for (unit, seconds) in [("w", 604_800), ("d", 86_400), ("h", 3_600), ("m", 60)] {
-        if rest >= seconds {
-            out.push_str(&format!("{}{unit}", rest / seconds));
-            rest %= seconds;
-        }
-    }
-    format!("{out}{rest}s")
 }

@@ -108,6 +108,10 @@ impl Appliance {
                 return Err(Refusal::Duplicate);
             }
             if disk.file_size != before.file_size {
+                let exported = self.inner().live.get(&id).is_some_and(|l| !l.parked);
+                if exported && !self.switches.grow_exported {
+                    return Err(Refusal::CannotDo);
+                }
                 self.resize(&disk, before.file_size)?;
             }
             self.store_changed(disk, &before)?;

@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::fcntl::{FallocateFlags, fallocate};
 
@@ -55,7 +55,12 @@ pub struct Pools {
     allocate: Allocate,
     /// Directories of subvolumes, and whose data each shares.
     shared: Mutex<BTreeMap<PathBuf, String>>,
+    /// What [`Pools::free`] said last, and when: a print of thousands must not look at each file.
+    measured: Mutex<BTreeMap<String, (Instant, u64)>>,
 }
+
+/// Hosts may discard blocks at any time: what is shown may be that old.
+const MEASURED_FOR: Duration = Duration::from_secs(1);
 
 /// Why a file could not be made or grown.
 #[derive(Debug)]
@@ -79,7 +84,7 @@ impl Pools {
                 dir: dir.canonicalize()?,
             });
         }
-        Ok(Pools { pools, allocate, shared: Mutex::default() })
+        Ok(Pools { pools, allocate, shared: Mutex::default(), measured: Mutex::default() })
     }
 
     pub fn pools(&self) -> &[Pool] {
@@ -110,6 +115,24 @@ impl Pools {
         *self.shared.lock().unwrap_or_else(PoisonError::into_inner) = shared;
     }
 
+    /// A command changed something: measure anew.
+    pub(super) fn changed(&self) {
+        self.measured.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// [`Pools::free`], not older than [`MEASURED_FOR`].
+    pub(super) fn free_shown(&self, pool: &Pool) -> u64 {
+        let mut measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
+        match measured.get(&pool.name) {
+            Some((at, free)) if at.elapsed() < MEASURED_FOR => *free,
+            _ => {
+                let free = self.free(pool);
+                measured.insert(pool.name.clone(), (Instant::now(), free));
+                free
+            }
+        }
+    }
+
     /// Bytes that the pool has left. Of a file and its snapshots the largest counts, once: what they
     /// have come to differ in is left out.
     pub fn free(&self, pool: &Pool) -> u64 {
@@ -125,8 +148,8 @@ impl Pools {
                 Allocate::Full => meta.blocks() * 512,
                 Allocate::Sparse => meta.len(),
             };
-            let home = path.ancestors().find_map(|dir| Some((dir, shared.get(dir)?)));
-            match home.filter(|_| !shared.is_empty()) {
+            let home = || path.ancestors().find_map(|dir| Some((dir, shared.get(dir)?)));
+            match if shared.is_empty() { None } else { home() } {
                 None => used += bytes,
                 Some((dir, origin)) => {
                     let below = path.strip_prefix(dir).unwrap_or(path);

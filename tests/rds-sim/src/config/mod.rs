@@ -12,6 +12,7 @@ use clap::Parser;
 pub use self::switches::Switches;
 pub use self::values::*;
 use crate::control::command::ControlCommand;
+use crate::ros::policy::Policy;
 use crate::ros::version::Version;
 
 /// What was asked for. Two parsers, since clap cannot have a subcommand beside required flags
@@ -87,6 +88,18 @@ pub struct Serve {
     /// A further name or address of the certificate; repeatable.
     #[arg(long, env = "RDS_CSI_SAN")]
     pub san: Vec<String>,
+    /// What is wrong with the certificate, if anything.
+    #[arg(long, env = "RDS_CSI_CERTIFICATE", value_enum, default_value = "self-signed")]
+    pub certificate: Certificate,
+    /// What the user may do; REST needs read, write, test, api and rest-api.
+    #[arg(
+        long,
+        env = "RDS_CSI_POLICIES",
+        value_enum,
+        value_delimiter = ',',
+        default_value = "read,write,test,api,rest-api,ssh"
+    )]
+    pub policies: Vec<Policy>,
     /// A copy of the certificate, beside `<state-dir>/cert.pem`.
     #[arg(long, env = "RDS_CSI_TLS_CERT_OUT")]
     pub tls_cert_out: Option<PathBuf>,

@@ -71,6 +71,16 @@ pub struct Switches {
     /// A REST request is cut after this (manual: 60 s) and goes on running.
     #[arg(long, env = "RDS_CSI_REST_CUT_MS", default_value_t = 60_000)]
     pub rest_cut_ms: u64,
+    /// What `/disk print` says of a disk that was grown while it is exported. Hosts see the new size
+    /// after a toggle only.
+    #[arg(long, env = "RDS_CSI_GROWN_SIZE", value_enum, default_value = "immediately")]
+    pub grown_size: GrownSize,
+    /// `file-size` may be changed while the disk is exported.
+    #[arg(long, env = "RDS_CSI_GROW_EXPORTED", default_value_t = true, action = clap::ArgAction::Set)]
+    pub grow_exported: bool,
+    /// Physical disks in `/disk print`, as members of the first pool's RAID.
+    #[arg(long, env = "RDS_CSI_PHYSICAL_DISKS", default_value_t = 0)]
+    pub physical_disks: u32,
     /// A REST request that was cut lets the user's next one in, although it goes on running. Default
     /// no: requests of one user run one at a time, and nobody has seen an exception.
     #[arg(long, env = "RDS_CSI_CUT_FREES_QUEUE", default_value_t = false, action = clap::ArgAction::Set)]

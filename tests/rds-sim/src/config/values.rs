@@ -116,6 +116,26 @@ pub enum SshJson {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum GrownSize {
+    /// `size` is that of the file.
+    Immediately,
+    /// `size` is that of the export, until it is switched off and on.
+    AfterToggle,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Certificate {
+    /// Signed by itself: a client pins it.
+    SelfSigned,
+    /// Signed by a CA of its own, which is in `<state-dir>/ca.pem`.
+    PrivateCa,
+    /// Self-signed, and no longer valid.
+    Expired,
+    /// Self-signed, for another host.
+    WrongName,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum CopyProgress {
     /// The target grows while it is copied, as with `cp`: its size tells how far it is.
     Growing,

@@ -12,6 +12,7 @@ const PATHS: &[(&[&str], Place)] = &[
     (&["disk", "btrfs", "subvolume"], Place::Menu(Menu::BtrfsSubvolume)),
     (&["file"], Place::Menu(Menu::File)),
     (&["system", "resource"], Place::Resource),
+    (&["system", "health"], Place::Menu(Menu::Health)),
     (&["system", "identity"], Place::Identity),
 ];
 
@@ -52,16 +53,23 @@ pub(super) fn verb_named(name: &str, place: Place, version: Version) -> Option<V
         "find" => Verb::Find,
         "get" => Verb::Get,
         "copy" => Verb::Copy,
+        "monitor-traffic" => Verb::MonitorTraffic,
         _ => return None,
     };
     let known = match place {
         Place::Resource | Place::Identity => matches!(verb, Verb::Print | Verb::Get),
-        Place::Menu(Menu::Disk | Menu::File) => verb != Verb::Copy || version.has(Feature::Copy),
-        Place::Menu(Menu::BtrfsFilesystem) => {
-            !matches!(verb, Verb::Copy | Verb::Add | Verb::Remove)
-                && version.has(Feature::Subvolumes)
+        Place::Menu(Menu::Health) => matches!(verb, Verb::Print | Verb::Get | Verb::Find),
+        Place::Menu(menu) => {
+            let copies = matches!(menu, Menu::Disk | Menu::File) && version.has(Feature::Copy);
+            let btrfs = matches!(menu, Menu::BtrfsFilesystem | Menu::BtrfsSubvolume);
+            let there = match verb {
+                Verb::Copy => copies,
+                Verb::MonitorTraffic => menu == Menu::Disk,
+                Verb::Add | Verb::Remove => menu != Menu::BtrfsFilesystem,
+                _ => true,
+            };
+            there && (!btrfs || version.has(Feature::Subvolumes))
         }
-        Place::Menu(Menu::BtrfsSubvolume) => verb != Verb::Copy && version.has(Feature::Subvolumes),
     };
     known.then_some(verb)
 }
@@ -75,7 +83,7 @@ pub(super) fn takes(place: Place, verb: Verb, name: &str) -> bool {
     match verb {
         Verb::Add => settable(menu, name),
         Verb::Set => target || settable(menu, name),
-        Verb::Remove => target,
+        Verb::Remove | Verb::MonitorTraffic => target,
         Verb::Copy if menu == Menu::File => target || name == "name",
         Verb::Copy => matches!(name, "src" | "dst" | "src-offset" | "dst-offset" | "size"),
         Verb::Print => matches!(name, "proplist" | ".proplist"),
@@ -88,6 +96,7 @@ fn settable(menu: Menu, name: &str) -> bool {
     match menu {
         Menu::Disk => SETTABLE.contains(&name),
         Menu::File => matches!(name, "name" | "type" | "contents"),
+        Menu::Health => false,
         Menu::BtrfsFilesystem => matches!(name, "label" | "default-subvolume"),
         Menu::BtrfsSubvolume => {
             matches!(name, "fs" | "parent" | "name" | "read-only" | "mount" | "mountpoint")

@@ -8,7 +8,7 @@ use super::print;
 use super::syntax::{Call, Piece, Place, Statement, Value, Verb};
 use crate::appliance::command::{Command, Menu, Property, Reply};
 use crate::config::SshJson;
-use crate::ros::error::Refusal;
+use crate::ros::error::{CONSOLE_NOT_ALLOWED, Refusal};
 use crate::ros::item::Item;
 use crate::ros::number::Origin;
 use crate::ros::query::{Operation, Query, Word};
@@ -66,7 +66,7 @@ fn call_path(call: &Call) -> String {
         Place::Resource => "/system/resource",
         Place::Identity => "/system/identity",
     };
-    format!("{place}/{}", format!("{:?}", call.verb).to_lowercase())
+    format!("{place}/{}", call.verb.name())
 }
 
 struct Run<'a> {
@@ -175,6 +175,15 @@ impl Run<'_> {
                 }
                 self.execute(call, &Command::Remove { menu, targets })?
             }
+            (Place::Menu(_), Verb::MonitorTraffic) => {
+                let mut targets = self.targets(call)?;
+                // Without `once` it would never end: exec has no key to stop it.
+                let (once, rest) = targets.drain(..).partition::<Vec<_>, _>(|t| t == "once");
+                if once.is_empty() {
+                    return Err(Raised("can not do that".into()));
+                }
+                self.execute(call, &Command::MonitorTraffic { targets: rest })?
+            }
             (Place::Menu(Menu::File), Verb::Copy) => {
                 let targets = self.targets(call)?;
                 let properties = self.properties(call)?;
@@ -185,6 +194,7 @@ impl Run<'_> {
                 self.execute(call, &Command::Copy { menu, targets: Vec::new(), properties })?
             }
             (Place::Menu(menu), Verb::Get) => return self.get(call, menu),
+            (Place::Menu(menu), Verb::Print) if !as_data(call) => return self.show(call, menu),
             (Place::Menu(menu), Verb::Print | Verb::Find) => {
                 let query = self.query(&call.conditions)?;
                 self.execute(call, &Command::Print { menu, query, proplist: Vec::new() })?
@@ -198,7 +208,8 @@ impl Run<'_> {
                 Some(name) => Ok(Outcome::Text(field(&item, &self.text(name)?))),
                 None => Ok(Outcome::Items(vec![item])),
             },
-            (Verb::Copy, Reply::Items(items)) => {
+            (Verb::MonitorTraffic, Reply::Items(items)) if !top => Ok(Outcome::Items(items)),
+            (Verb::Copy | Verb::MonitorTraffic, Reply::Items(items)) => {
                 self.out.push_str(&print::single(&items));
                 Ok(Outcome::Nothing)
             }
@@ -209,38 +220,60 @@ impl Run<'_> {
         }
     }
 
+    /// Print as data, or of the places that are no lists.
     fn print(&mut self, call: &Call, items: Vec<Item>, top: bool) -> Result<Outcome, Raised> {
-        let mut as_value = false;
-        let mut count = false;
-        for option in &call.positional {
-            match self.text(option)?.as_str() {
-                "as-value" => as_value = true,
-                "count-only" => count = true,
-                "detail" | "without-paging" | "terse" => {}
-                other => return Err(Raised(format!("input does not match any value of {other}"))),
-            }
-        }
-        let mut proplist = Vec::new();
-        for (_, value) in &call.named {
-            proplist.extend(self.text(value)?.split(',').map(str::to_owned));
-        }
-        let items: Vec<Item> = items.iter().map(|i| i.project(&proplist)).collect();
-        if count {
+        let options = self.options(call)?;
+        let proplist = self.proplist(call)?;
+        let items: Vec<Item> = items.into_iter().map(|i| i.project(&proplist)).collect();
+        if options.iter().any(|o| o == "count-only") {
             let text = items.len().to_string();
             if top {
                 self.line(&text);
             }
             return Ok(Outcome::Text(text));
         }
-        if as_value {
+        if options.iter().any(|o| o == "as-value") {
             return Ok(Outcome::Items(items));
         }
-        let text = match call.place {
-            Place::Menu(menu) => print::items(menu, &items, self.console.width),
-            Place::Resource | Place::Identity => print::single(&items),
-        };
+        self.out.push_str(&print::single(&items));
+        Ok(Outcome::Nothing)
+    }
+
+    /// Print for people. Numbers are those of the whole list, also when only some are shown.
+    fn show(&mut self, call: &Call, menu: Menu) -> Result<Outcome, Raised> {
+        let options = self.options(call)?;
+        let proplist = self.proplist(call)?;
+        let query = self.query(&call.conditions)?;
+        let all = Command::Print { menu, query: Query::default(), proplist: Vec::new() };
+        let Reply::Items(items) = self.execute(call, &all)? else { return Ok(Outcome::Nothing) };
+        let rows = items.into_iter().enumerate().filter(|(_, i)| query.matches(i));
+        let rows: Vec<print::Row> = rows.map(|(n, i)| (n, i.project(&proplist))).collect();
+        let detail = options.iter().any(|o| o == "detail") || !proplist.is_empty();
+        let table = if detail { None } else { print::table(menu, &rows) };
+        let text = table.unwrap_or_else(|| print::detail(menu, &rows, self.console.width));
         self.out.push_str(&text);
         Ok(Outcome::Nothing)
+    }
+
+    fn options(&mut self, call: &Call) -> Result<Vec<String>, Raised> {
+        let mut options = Vec::new();
+        for option in &call.positional {
+            let option = self.text(option)?;
+            match option.as_str() {
+                "as-value" | "count-only" | "detail" | "without-paging" | "terse" => {}
+                _ => return Err(Raised(format!("input does not match any value of {option}"))),
+            }
+            options.push(option);
+        }
+        Ok(options)
+    }
+
+    fn proplist(&mut self, call: &Call) -> Result<Vec<String>, Raised> {
+        let mut proplist = Vec::new();
+        for (_, value) in &call.named {
+            proplist.extend(self.text(value)?.split(',').map(str::to_owned));
+        }
+        Ok(proplist)
     }
 
     fn get(&mut self, call: &Call, menu: Menu) -> Result<Outcome, Raised> {
@@ -273,7 +306,10 @@ impl Run<'_> {
             } else {
                 String::new()
             };
-            Raised(format!("{refusal}{place}"))
+            match refusal {
+                Refusal::NotAllowed => Raised(format!("{CONSOLE_NOT_ALLOWED}{place}")),
+                other => Raised(format!("{other}{place}")),
+            }
         })
     }
 
@@ -322,6 +358,12 @@ impl Run<'_> {
         }
         Ok(Query(words))
     }
+}
+
+/// Whether a print is for a script rather than for a person.
+fn as_data(call: &Call) -> bool {
+    let data = |v: &Value| matches!(v, Value::Word(w) if w == "as-value" || w == "count-only");
+    call.positional.iter().any(data)
 }
 
 fn field(item: &Item, name: &str) -> String {

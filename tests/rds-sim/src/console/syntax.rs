@@ -43,6 +43,22 @@ pub enum Verb {
     Find,
     Get,
     Copy,
+    MonitorTraffic,
+}
+
+impl Verb {
+    pub fn name(self) -> &'static str {
+        match self {
+            Verb::Add => "add",
+            Verb::Set => "set",
+            Verb::Remove => "remove",
+            Verb::Print => "print",
+            Verb::Find => "find",
+            Verb::Get => "get",
+            Verb::Copy => "copy",
+            Verb::MonitorTraffic => "monitor-traffic",
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -73,7 +73,35 @@ pub enum ControlCommand {
         #[serde(default = "once")]
         times: u32,
     },
-    /// Forget reject, delay and lose-answer; management answers again.
+    /// Carry out matching requests and never answer, on a connection that stays open.
+    Hang {
+        #[arg(default_value = "")]
+        #[serde(default)]
+        pattern: String,
+        #[arg(long, default_value_t = 1)]
+        #[serde(default = "once")]
+        times: u32,
+    },
+    /// Make many disks over sparse files at once; `{n}` and `{uuid}` differ for each.
+    Seed {
+        count: u32,
+        #[arg(long, default_value = "pvc-{uuid}")]
+        #[serde(default = "seed_slot")]
+        slot: String,
+        #[arg(long, default_value = "/raid10/{uuid}.img")]
+        #[serde(default = "seed_path")]
+        file_path: String,
+        #[arg(long, default_value = "")]
+        #[serde(default)]
+        comment: String,
+        #[arg(long, default_value_t = 1 << 30)]
+        #[serde(default = "gib")]
+        bytes: u64,
+    },
+    /// Change a reading: `health/fan1-speed`, `resource/cpu-load`, `raid/raid10`,
+    /// `traffic/raid10/read-rate`, `disk/nvme1/temperature`. Without a value there is none.
+    Reading { name: String, value: Option<String> },
+    /// Forget reject, delay, hang and lose-answer; management answers again.
     Clear,
     /// Make management unreachable.
     DropConnections {
@@ -144,6 +172,18 @@ pub enum ControlCommand {
 
 fn once() -> u32 {
     1
+}
+
+fn seed_slot() -> String {
+    "pvc-{uuid}".into()
+}
+
+fn seed_path() -> String {
+    "/raid10/{uuid}.img".into()
+}
+
+fn gib() -> u64 {
+    1 << 30
 }
 
 fn bad_request() -> u16 {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::command::{ControlCommand, Drop, Portal};
 use crate::appliance::command::{Command, Menu, Property, Reply};
 use crate::appliance::reboot::{self, Plan};
+use crate::appliance::seed::Seed;
 use crate::faults::{Action, Rule};
 use crate::management::Mode;
 use crate::ros::number::Origin;
@@ -51,6 +52,16 @@ pub async fn perform(sim: &Arc<Sim>, command: ControlCommand) -> Result<Value, F
         ControlCommand::LoseAnswer { pattern, times } => {
             sim.faults.add(Rule { pattern, times: Some(times), action: Action::LoseAnswer });
         }
+        ControlCommand::Hang { pattern, times } => {
+            sim.faults.add(Rule { pattern, times: Some(times), action: Action::Hang });
+        }
+        ControlCommand::Seed { count, slot, file_path, comment, bytes } => {
+            let seed = Seed { count, slot, file_path, comment, bytes };
+            let appliance = sim.appliance.clone();
+            let made = tokio::task::spawn_blocking(move || appliance.seed(&seed)).await;
+            made.map_err(text)?.map_err(text)?;
+        }
+        ControlCommand::Reading { name, value } => sim.appliance.set_reading(name, value),
         ControlCommand::Clear => {
             sim.faults.clear();
             sim.management.set(Mode::Serve);

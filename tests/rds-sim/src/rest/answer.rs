@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::request::Malformed;
 use crate::appliance::command::Reply;
 use crate::ros::error::Refusal;
+use crate::ros::item::Item;
 
 /// How the answer to a request looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,23 +20,42 @@ pub enum Shape {
 }
 
 /// Status and body; `None` for none.
-pub type Answer = (u16, Option<Value>);
+pub type Answer = (u16, Option<Body>);
+
+/// Items are written as they are: thousands of them are not copied into a tree first.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Body {
+    Json(Value),
+    Item(Item),
+    Items(Vec<Item>),
+}
+
+impl std::fmt::Display for Body {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let text = match self {
+            Body::Json(value) => serde_json::to_string(value),
+            Body::Item(item) => serde_json::to_string(item),
+            Body::Items(items) => serde_json::to_string(items),
+        };
+        f.write_str(&text.map_err(|_| std::fmt::Error)?)
+    }
+}
 
 pub fn reply(result: Result<Reply, Refusal>, shape: Shape) -> Answer {
     match (result, shape) {
         (Ok(Reply::Items(items)), Shape::Single | Shape::Patched | Shape::Created) => {
-            match items.first() {
-                Some(item) if shape == Shape::Created => (201, Some(item.rest())),
-                Some(item) => (200, Some(item.rest())),
+            match items.into_iter().next() {
+                Some(item) if shape == Shape::Created => (201, Some(Body::Item(item))),
+                Some(item) => (200, Some(Body::Item(item))),
                 None => error(404, None),
             }
         }
-        (Ok(Reply::Items(items)), _) => (200, Some(items.iter().map(|i| i.rest()).collect())),
-        (Ok(Reply::One(item)), Shape::List) => (200, Some(json!([item.rest()]))),
-        (Ok(Reply::One(item)), _) => (200, Some(item.rest())),
-        (Ok(Reply::Added(id)), _) => (200, Some(json!({ "ret": id }))),
+        (Ok(Reply::Items(items)), _) => (200, Some(Body::Items(items))),
+        (Ok(Reply::One(item)), Shape::List) => (200, Some(Body::Items(vec![item]))),
+        (Ok(Reply::One(item)), _) => (200, Some(Body::Item(item))),
+        (Ok(Reply::Added(id)), _) => (200, Some(Body::Json(json!({ "ret": id })))),
         (Ok(Reply::Done), Shape::Deleted) => (204, None),
-        (Ok(Reply::Done), _) => (200, Some(json!([]))),
+        (Ok(Reply::Done), _) => (200, Some(Body::Items(Vec::new()))),
         (Err(Refusal::NoSuchItem), Shape::Created | Shape::Patched | Shape::Deleted) => {
             error(404, None)
         }
@@ -63,7 +83,7 @@ pub fn error(status: u16, detail: Option<String>) -> Answer {
     if let Some(detail) = detail {
         body["detail"] = Value::String(detail);
     }
-    (status, Some(body))
+    (status, Some(Body::Json(body)))
 }
 
 #[cfg(test)]
@@ -75,13 +95,16 @@ mod tests {
         let refused = || Err(Refusal::Duplicate);
         let (status, body) = reply(refused(), Shape::Posted);
         let detail = json!({"error":400,"message":"Bad Request","detail":"failure: already have such entry"});
-        assert_eq!((status, body), (400, Some(detail)));
+        assert_eq!((status, body), (400, Some(Body::Json(detail))));
         assert_eq!(
             reply(refused(), Shape::Created).1,
-            Some(json!({"error":400,"message":"Bad Request"}))
+            Some(Body::Json(json!({"error":400,"message":"Bad Request"})))
         );
         assert_eq!(reply(Ok(Reply::Items(vec![])), Shape::Single).0, 404);
-        assert_eq!(reply(Ok(Reply::Items(vec![])), Shape::List), (200, Some(json!([]))));
-        assert_eq!(error(401, None).1, Some(json!({"error":401,"message":"Unauthorized"})));
+        assert_eq!(reply(Ok(Reply::Items(vec![])), Shape::List), (200, Some(Body::Items(vec![]))));
+        assert_eq!(
+            error(401, None).1,
+            Some(Body::Json(json!({"error":401,"message":"Unauthorized"})))
+        );
     }
 }

@@ -40,7 +40,7 @@ pub struct Parts<'a> {
 pub fn parse(parts: Parts<'_>) -> Result<(Command, Shape), Malformed> {
     let rest = parts.path.strip_prefix("/rest/").ok_or(Malformed::NotFound)?;
     let mut segments: Vec<&str> = rest.split('/').filter(|s| !s.is_empty()).collect();
-    if segments.first() == Some(&"system") {
+    if segments.first() == Some(&"system") && segments.get(1) != Some(&"health") {
         return system(parts, &segments);
     }
     let (menu, words) = match segments.as_slice() {
@@ -48,6 +48,7 @@ pub fn parse(parts: Parts<'_>) -> Result<(Command, Shape), Malformed> {
         ["disk", "btrfs", "subvolume", ..] => (Menu::BtrfsSubvolume, 3),
         ["disk", ..] => (Menu::Disk, 1),
         ["file", ..] => (Menu::File, 1),
+        ["system", "health", ..] => (Menu::Health, 2),
         _ => return Err(Malformed::NotFound),
     };
     segments.drain(..words);
@@ -114,6 +115,14 @@ fn post(
         }
         "copy" if menu == Menu::Disk => {
             Command::Copy { menu, targets: Vec::new(), properties: properties(body)? }
+        }
+        "monitor-traffic" if menu == Menu::Disk => {
+            let targets = targets(&mut body)?;
+            // Without it a request would run until it is cut.
+            if body.remove("once").is_none() {
+                return Err(Refusal::CannotDo.into());
+            }
+            Command::MonitorTraffic { targets }
         }
         "remove" => {
             let targets = targets(&mut body)?;

@@ -21,6 +21,7 @@ use crate::clock;
 use crate::desk::{self, Label, Outcome, Transport};
 use crate::journal::{Record, millis};
 use crate::management::Mode;
+use crate::ros::policy::{self, Policy};
 use crate::sim::Sim;
 
 const MAX_BODY: usize = 1 << 20;
@@ -80,6 +81,11 @@ async fn handle(sim: Arc<Sim>, request: Request<Incoming>) -> io::Result<Respons
         Ok(parsed) => parsed,
         Err(m) => return refuse(answer::malformed(m)),
     };
+    let policies = &sim.config.policies;
+    let needed = [Policy::Api, Policy::RestApi, command.policy()];
+    if let Err(refusal) = policy::require(policies, &needed) {
+        return refuse(answer::reply(Err(refusal), shape));
+    }
     let label = Label {
         transport: Transport::Rest,
         verb: method.to_owned(),
@@ -94,6 +100,8 @@ async fn handle(sim: Arc<Sim>, request: Request<Incoming>) -> io::Result<Respons
     match desk::submit(&sim, label, Some(cut), work).await {
         Outcome::Done(result) => respond(answer::reply(result, shape)),
         Outcome::Cut => respond(answer::error(400, Some("Session closed".into()))),
+        // Until the client gives up.
+        Outcome::Hung => std::future::pending().await,
         Outcome::Lost => Err(io::Error::from(io::ErrorKind::ConnectionAborted)),
     }
 }

@@ -2,6 +2,9 @@
 
 use thiserror::Error;
 
+/// The console's words for a missing policy.
+pub const CONSOLE_NOT_ALLOWED: &str = "not enough permissions (9)";
+
 /// Why RouterOS did not do what it was asked.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Refusal {
@@ -17,6 +20,9 @@ pub enum Refusal {
     UnknownParameter(String),
     #[error("can not do that")]
     CannotDo,
+    /// As REST says it; the console says [`CONSOLE_NOT_ALLOWED`].
+    #[error("std failure: not allowed (9)")]
+    NotAllowed,
     #[error("no such command")]
     NoSuchCommand,
     /// Text chosen on the command line: nobody has seen the real one.
@@ -32,6 +38,7 @@ impl Refusal {
     pub fn status(&self) -> u16 {
         match self {
             Refusal::Fault { status, .. } => *status,
+            Refusal::NotAllowed => 500,
             _ => 400,
         }
     }

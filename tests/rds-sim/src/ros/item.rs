@@ -1,5 +1,6 @@
 //! An item as it is printed: names and typed values, in the order that RouterOS prints them.
 
+use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Map, Value as Json};
 
 /// A value with its console type: REST turns all of them into strings, `:serialize` does not.
@@ -62,14 +63,14 @@ impl Item {
     }
 
     /// Keeps only the named properties; an unknown name is silently absent, as with `.proplist`.
-    pub fn project(&self, proplist: &[String]) -> Item {
-        if proplist.is_empty() {
-            return self.clone();
+    pub fn project(mut self, proplist: &[String]) -> Item {
+        if !proplist.is_empty() {
+            self.0.retain(|(n, _)| proplist.iter().any(|p| p == n));
         }
-        Item(self.0.iter().filter(|(n, _)| proplist.iter().any(|p| p == n)).cloned().collect())
+        self
     }
 
-    /// The REST object: every value a string.
+    /// The REST object: every value a string. As [`Serialize`] writes it.
     pub fn rest(&self) -> Json {
         Json::Object(
             self.0
@@ -84,5 +85,19 @@ impl Item {
         Json::Object(
             self.0.iter().map(|(n, v)| ((*n).to_owned(), v.typed())).collect::<Map<_, _>>(),
         )
+    }
+}
+
+/// As REST sends it.
+impl Serialize for Item {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        for (name, value) in &self.0 {
+            match value {
+                Value::Text(s) | Value::Word(s) => map.serialize_entry(name, s)?,
+                other => map.serialize_entry(name, &other.rest())?,
+            }
+        }
+        map.end()
     }
 }

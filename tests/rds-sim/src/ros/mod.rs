@@ -5,5 +5,6 @@ pub mod error;
 pub mod id;
 pub mod item;
 pub mod number;
+pub mod policy;
 pub mod query;
 pub mod version;

@@ -40,6 +40,7 @@ pub fn parse_size(text: &str, origin: Origin) -> Option<u64> {
         "M" | "MiB" => 20,
         "G" | "GiB" => 30,
         "T" | "TiB" => 40,
+        "P" | "PiB" => 50,
         _ => return None,
     };
     parse_number(digits, Origin::Text)?.checked_mul(1 << shift)
@@ -138,6 +139,7 @@ mod tests {
         assert_eq!(parse_size("1T", Origin::Text), Some(1 << 40));
         assert_eq!(parse_size("1536MiB", Origin::Text), Some(1536 << 20));
         assert_eq!(parse_size("99999999999999999999T", Origin::Text), None);
+        assert_eq!(parse_size("1P", Origin::Text), Some(1 << 50));
         assert_eq!(parse_size("16777216T", Origin::Text), None);
         assert_eq!(parse_size("G", Origin::Text), None);
     }

@@ -40,6 +40,16 @@ impl Query {
         words.into_iter().map(parse_word).collect::<Option<Vec<_>>>().map(Query)
     }
 
+    /// The value that one property must have, where the query is that and other equalities.
+    pub fn only(&self, property: &str) -> Option<&str> {
+        let simple = self.0.iter().all(|w| matches!(w, Word::Equal(..)));
+        let mut words = self.0.iter().filter(|_| simple);
+        words.find_map(|w| match w {
+            Word::Equal(name, value) if name == property => Some(value.as_str()),
+            _ => None,
+        })
+    }
+
     pub fn matches(&self, item: &Item) -> bool {
         let mut stack = Vec::new();
         for word in &self.0 {

@@ -11,10 +11,11 @@ use crate::desk::{Label, Outcome, Transport, submit};
 use crate::journal::Record;
 use crate::management::Mode;
 use crate::ros::error::Refusal;
+use crate::ros::policy;
 use crate::sim::Sim;
 
 /// What the line prints; `None`: the connection goes without an answer.
-pub async fn exec(sim: &Arc<Sim>, line: &str) -> Option<String> {
+pub async fn exec(sim: &Arc<Sim>, line: &str, width: usize) -> Option<String> {
     if sim.management.mode() == Mode::WrongBody {
         return Some(String::new());
     }
@@ -45,12 +46,15 @@ pub async fn exec(sim: &Arc<Sim>, line: &str) -> Option<String> {
     let task_script = script.clone();
     let task_sim = sim.clone();
     let outcome = submit(sim, label, None, move |appliance| {
-        Ok(carry_out(&task_sim, &task_script, &|command| appliance.execute(command)))
+        Ok(carry_out(&task_sim, &task_script, width, &|command| appliance.execute(command)))
     });
     match outcome.await {
         Outcome::Done(Ok(text)) => Some(text),
         // A refusal ordered by a test reaches the script as an error of its first command.
-        Outcome::Done(Err(refusal)) => Some(carry_out(sim, &script, &|_| Err(refusal.clone()))),
+        Outcome::Done(Err(refusal)) => {
+            Some(carry_out(sim, &script, width, &|_| Err(refusal.clone())))
+        }
+        Outcome::Hung => std::future::pending().await,
         Outcome::Cut | Outcome::Lost => None,
     }
 }
@@ -58,13 +62,18 @@ pub async fn exec(sim: &Arc<Sim>, line: &str) -> Option<String> {
 fn carry_out(
     sim: &Sim,
     script: &[Statement],
+    width: usize,
     execute: &dyn Fn(&Command) -> Result<Reply, Refusal>,
 ) -> String {
     let switches = &sim.config.switches;
+    let allowed = |command: &Command| {
+        policy::require(&sim.config.policies, &[command.policy()])?;
+        execute(command)
+    };
     let console = Console {
-        execute,
+        execute: &allowed,
         json: switches.ssh_json,
-        width: switches.console_width,
+        width,
         context: switches.ssh_error_context,
     };
     run(&console, script)

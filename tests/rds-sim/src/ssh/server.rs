@@ -1,6 +1,7 @@
 //! The SSH protocol, as narrow as RouterOS's: exec, one at a time on a connection, 20 sessions.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,9 @@ use tokio::sync::{Mutex, Semaphore};
 
 use super::exec::exec;
 use super::keys::acceptable;
+use super::shell::{Event, Shell};
 use crate::management::Mode;
+use crate::ros::policy::Policy;
 use crate::sim::Sim;
 
 const MAX_SESSIONS: usize = 20;
@@ -51,7 +54,12 @@ impl Server {
     /// Serves one connection until it ends; beyond the limit it is closed at once.
     pub async fn serve(self: Arc<Self>, mut stream: TcpStream) {
         let Ok(_session) = self.sessions.try_acquire() else { return };
-        let connection = Connection { server: self.clone(), turn: Arc::new(Mutex::new(())) };
+        let connection = Connection {
+            server: self.clone(),
+            turn: Arc::new(Mutex::new(())),
+            width: self.sim.config.switches.console_width,
+            shells: HashMap::new(),
+        };
         // The session is a task of the library's, which goes on when this future is dropped or
         // left alone (`management`). So its bytes pass through here: then they stop.
         let (mut wire, session_end) = tokio::io::duplex(PIPE);
@@ -107,13 +115,37 @@ struct Connection {
     server: Arc<Server>,
     /// Parallel exec channels stall: the next one waits for the one before.
     turn: Arc<Mutex<()>>,
+    /// Columns, as the user's console options or the terminal say.
+    width: usize,
+    shells: HashMap<ChannelId, Shell>,
 }
 
 impl Connection {
+    /// A user may be followed by console options, as in `admin+cet1024w` (manual, "Console login
+    /// options"), which 7.25.0 ignored (ROUTEROS.md).
+    fn user<'a>(&mut self, given: &'a str) -> &'a str {
+        let Some((user, options)) = given.split_once('+') else { return given };
+        let version = self.server.sim.config.ros_version;
+        let ignored = (version.minor, version.patch.unwrap_or(0)) == (25, 0);
+        let width = options.strip_suffix('w').map(|o| o.trim_start_matches(char::is_alphabetic));
+        if let Some(width) = width.and_then(|w| w.parse().ok()).filter(|_| !ignored) {
+            self.width = width;
+        }
+        user
+    }
+
     fn knows(&self, user: &str, key: &PublicKey) -> bool {
         let booted = self.server.sim.management.mode() != Mode::Unauthorised;
         let known = self.server.authorized.iter().any(|k| k.key_data() == key.key_data());
-        booted && user == self.server.sim.config.user && known
+        booted && self.admitted(user) && known
+    }
+}
+
+impl Connection {
+    /// The user, if it may use SSH at all.
+    fn admitted(&self, user: &str) -> bool {
+        let config = &self.server.sim.config;
+        user == config.user && config.policies.contains(&Policy::Ssh)
     }
 }
 
@@ -125,11 +157,10 @@ impl Handler for Connection {
     type Error = russh::Error;
 
     async fn auth_password(&mut self, user: &str, password: &str) -> Result<Auth, Self::Error> {
+        let user = self.user(user);
         let sim = &self.server.sim;
-        // RouterOS users may be followed by console options, as in `admin+cet1024w`.
-        let user = user.split('+').next().unwrap_or_default();
         let booted = sim.management.mode() != Mode::Unauthorised;
-        Ok(verdict(booted && user == sim.config.user && password == sim.password))
+        Ok(verdict(booted && self.admitted(user) && password == sim.password))
     }
 
     async fn auth_publickey_offered(
@@ -137,6 +168,7 @@ impl Handler for Connection {
         user: &str,
         offer: PublicKeyOffer<'_>,
     ) -> Result<Auth, Self::Error> {
+        let user = self.user(user);
         Ok(verdict(acceptable(offer.algorithm) && self.knows(user, offer.public_key)))
     }
 
@@ -145,6 +177,7 @@ impl Handler for Connection {
         user: &str,
         key: VerifiedPublicKey<'_>,
     ) -> Result<Auth, Self::Error> {
+        let user = self.user(user);
         Ok(verdict(acceptable(key.algorithm) && self.knows(user, key.public_key)))
     }
 
@@ -166,10 +199,11 @@ impl Handler for Connection {
     ) -> Result<(), Self::Error> {
         session.channel_success(channel)?;
         let line = String::from_utf8_lossy(data).into_owned();
+        let width = self.width;
         let (sim, turn, handle) = (self.server.sim.clone(), self.turn.clone(), session.handle());
         tokio::spawn(async move {
             let _turn = turn.lock().await;
-            match exec(&sim, &line).await {
+            match exec(&sim, &line, width).await {
                 Some(text) => {
                     // The client may be gone already; there is nobody to tell.
                     let _ = handle.data(channel, text).await;
@@ -187,12 +221,61 @@ impl Handler for Connection {
         Ok(())
     }
 
+    async fn pty_request(
+        &mut self,
+        channel: ChannelId,
+        _term: &str,
+        columns: u32,
+        _rows: u32,
+        _pixel_width: u32,
+        _pixel_height: u32,
+        _modes: &[(russh::Pty, u32)],
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        if columns > 0 {
+            self.width = usize::try_from(columns).unwrap_or(self.width);
+        }
+        session.channel_success(channel)
+    }
+
+    /// A console to type into.
     async fn shell_request(
         &mut self,
         channel: ChannelId,
         session: &mut Session,
     ) -> Result<(), Self::Error> {
-        session.channel_failure(channel)
+        session.channel_success(channel)?;
+        let shell = Shell::new(&self.server.sim.config.user);
+        session.data(channel, shell.prompt())?;
+        self.shells.insert(channel, shell);
+        Ok(())
+    }
+
+    async fn data(
+        &mut self,
+        channel: ChannelId,
+        data: &[u8],
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        let Some(shell) = self.shells.get_mut(&channel) else { return Ok(()) };
+        for event in shell.typed(data) {
+            match event {
+                Event::Echo(text) => session.data(channel, text)?,
+                Event::Quit => {
+                    session.eof(channel)?;
+                    session.close(channel)?;
+                }
+                Event::Line(line) => {
+                    let Some(text) = exec(&self.server.sim, &line, self.width).await else {
+                        let gone = Disconnect::ByApplication;
+                        session.disconnect(gone, "", "")?;
+                        return Ok(());
+                    };
+                    session.data(channel, format!("{text}{}", shell.prompt()))?;
+                }
+            }
+        }
+        Ok(())
     }
 
     async fn subsystem_request(

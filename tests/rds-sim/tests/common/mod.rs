@@ -100,10 +100,42 @@ impl Running {
         path: &str,
         body: &str,
     ) -> std::io::Result<(u16, Value)> {
+        self.ask("cert.pem", PATIENCE, method, path, body)
+    }
+
+    /// Another root than the certificate itself.
+    pub(crate) fn trusting(
+        &self,
+        root: &str,
+        method: &str,
+        path: &str,
+        body: &str,
+    ) -> std::io::Result<(u16, Value)> {
+        self.ask(root, PATIENCE, method, path, body)
+    }
+
+    pub(crate) fn request_within(
+        &self,
+        patience: Duration,
+        method: &str,
+        path: &str,
+        body: &str,
+    ) -> std::io::Result<(u16, Value)> {
+        self.ask("cert.pem", patience, method, path, body)
+    }
+
+    fn ask(
+        &self,
+        root: &str,
+        patience: Duration,
+        method: &str,
+        path: &str,
+        body: &str,
+    ) -> std::io::Result<(u16, Value)> {
         let stream = TcpStream::connect(&self.rest)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(patience))?;
         let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(self.path("cert.pem")).unwrap()).unwrap();
+        roots.add(CertificateDer::from_pem_file(self.path(root)).unwrap()).unwrap();
         let config =
             ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
                 .with_safe_default_protocol_versions()

@@ -33,8 +33,12 @@ pub(crate) async fn dial(sim: &Running) -> Handle<Pinned> {
 }
 
 pub(crate) async fn login(sim: &Running) -> Handle<Pinned> {
+    login_as(sim, "admin").await
+}
+
+pub(crate) async fn login_as(sim: &Running, user: &str) -> Handle<Pinned> {
     let mut session = dial(sim).await;
-    let result = session.authenticate_password("admin", sim.file("password")).await.unwrap();
+    let result = session.authenticate_password(user, sim.file("password")).await.unwrap();
     assert!(matches!(result, AuthResult::Success));
     session
 }
