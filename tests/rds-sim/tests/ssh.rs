@@ -4,9 +4,10 @@
 mod common;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use common::Running;
-use common::ssh::{dial, exec, login};
+use common::ssh::{dial, exec, login, try_dial};
 use russh::keys::ssh_key::private::{Ed25519Keypair, KeypairData};
 use russh::keys::{PrivateKey, PrivateKeyWithHashAlg};
 use serde_json::{Value, json};
@@ -81,4 +82,37 @@ async fn a_lost_answer_closes_the_connection() {
     let (out, status) = exec(&session, ":put hello").await;
     assert_eq!((out.as_str(), status), ("", None));
     assert_eq!(exec(&login(&sim).await, ":put hello").await.0, "hello\r\n");
+}
+
+#[tokio::test]
+async fn twenty_sessions_and_no_more() {
+    let sim = Running::start(&[]);
+    let mut sessions = Vec::new();
+    for _ in 0..20 {
+        sessions.push(login(&sim).await);
+    }
+    assert!(try_dial(&sim).await.is_err(), "the 21st");
+    sessions.pop();
+    // The end of one makes room for another, a moment later.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while try_dial(&sim).await.is_err() {
+        assert!(Instant::now() < deadline, "no room");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_second_channel_stalls_behind_the_first() {
+    let sim = Running::start(&[]);
+    let session = login(&sim).await;
+    sim.ctl(&["delay", "600", "--pattern", "/system/resource", "--times", "1"]);
+    let started = Instant::now();
+    let slow = exec(&session, "/system/resource/print");
+    let other = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        exec(&session, ":put hello").await;
+        started.elapsed()
+    };
+    let (_, other) = tokio::join!(slow, other);
+    assert!(other >= Duration::from_millis(600), "{other:?}");
 }

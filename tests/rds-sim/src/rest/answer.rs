@@ -32,12 +32,20 @@ pub enum Body {
 
 impl std::fmt::Display for Body {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let text = match self {
-            Body::Json(value) => serde_json::to_string(value),
-            Body::Item(item) => serde_json::to_string(item),
-            Body::Items(items) => serde_json::to_string(items),
-        };
-        f.write_str(&text.map_err(|_| std::fmt::Error)?)
+        let mut out = String::new();
+        match self {
+            Body::Json(value) => return value.fmt(f),
+            Body::Item(item) => item.write_rest(&mut out),
+            Body::Items(items) => {
+                out.push('[');
+                for (n, item) in items.iter().enumerate() {
+                    out.push_str(if n > 0 { "," } else { "" });
+                    item.write_rest(&mut out);
+                }
+                out.push(']');
+            }
+        }
+        f.write_str(&out)
     }
 }
 

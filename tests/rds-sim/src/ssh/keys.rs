@@ -81,3 +81,18 @@ impl TryRng for Random {
 }
 
 impl TryCryptoRng for Random {}
+
+#[cfg(test)]
+mod tests {
+    use russh::keys::EcdsaCurve;
+
+    use super::*;
+
+    #[test]
+    fn no_ecdsa_and_no_sha1() {
+        assert!(acceptable(&Algorithm::Ed25519));
+        assert!(acceptable(&Algorithm::Rsa { hash: Some(HashAlg::Sha256) }));
+        assert!(!acceptable(&Algorithm::Rsa { hash: None }));
+        assert!(!acceptable(&Algorithm::Ecdsa { curve: EcdsaCurve::NistP256 }));
+    }
+}

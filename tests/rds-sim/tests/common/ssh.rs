@@ -27,9 +27,13 @@ impl Handler for Pinned {
 }
 
 pub(crate) async fn dial(sim: &Running) -> Handle<Pinned> {
+    try_dial(sim).await.unwrap()
+}
+
+pub(crate) async fn try_dial(sim: &Running) -> Result<Handle<Pinned>, russh::Error> {
     let endpoints: Value = serde_json::from_str(&sim.file("endpoints.json")).unwrap();
     let pin = endpoints["ssh_fingerprint"].as_str().unwrap().to_owned();
-    connect(Arc::new(Config::default()), sim.ssh.as_str(), Pinned(pin)).await.unwrap()
+    connect(Arc::new(Config::default()), sim.ssh.as_str(), Pinned(pin)).await
 }
 
 pub(crate) async fn login(sim: &Running) -> Handle<Pinned> {
