@@ -41,7 +41,7 @@ fn ten_thousand_disks_are_printed_fast() {
     let sim = Running::start(&["--pool", "raid10:1P", "--allocate", "sparse"]);
     sim.ctl(&["seed", "10000", "--comment", "owner={uuid}"]);
     // The first print after a change looks at each file; the next ones do not.
-    let (_, all) = sim.get("/disk?type=file");
+    let (_, all) = sim.get("/disk?type=file&.proplist=slot");
     assert_eq!(all.as_array().unwrap().len(), 10_000);
     let took = |path: &str| {
         sim.ctl(&["stats", "--reset"]);
@@ -49,7 +49,7 @@ fn ten_thousand_disks_are_printed_fast() {
         sim.ctl(&["stats"])["requests"]["rest GET /rest/disk/print"]["max_ms"].as_u64().unwrap()
     };
     // Under 200 ms when optimised; this build is not, and the machine is shared.
-    let whole = (0..3).map(|_| took("/disk")).min().unwrap();
+    let whole = (0..2).map(|_| took("/disk")).min().unwrap();
     assert!(whole < 600, "{whole} ms");
     let one = (0..3).map(|_| took(&format!("/disk?slot={}", all[77]["slot"].as_str().unwrap())));
     assert!(one.min().unwrap() < 40);
