@@ -14,7 +14,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-steps=(fmt clippy deny hosts unit sanity packages guest)
+steps=(fmt clippy deny hosts unit appliance sanity packages guest)
 kernels=${KERNELS:-6.1}
 guest_timeout=${GUEST_TIMEOUT:-1500}
 target=${CARGO_TARGET_DIR:-target}
@@ -115,25 +115,48 @@ prepared() { # binaries, and the kernels that guests boot
 
 # csi-sanity ends with ginkgo's summary: `Ran 74 of 93 Specs in ...` and
 # `SUCCESS! -- 74 Passed | 0 Failed | 1 Pending | 18 Skipped`.
-step_sanity() {
-	prepared || return 0
-	if ! logged "$log" tests/sanity/build.sh; then
-		tally 0 1
-		complain "csi-sanity could not be built: see $log"
-		return
-	fi
-	local kernel=${kernels%% *} status=0 ok=0 bad=0
-	in_guest "$kernel" 1200 -- tests/sanity/run.sh all >>"$log" 2>&1 </dev/null || status=$?
-	read -r ok bad < <(tr -d '\r' <"$log" | sed -nE \
+sanity_built() {
+	if logged "$log" tests/sanity/build.sh; then return; fi
+	tally 0 1
+	complain "csi-sanity could not be built: see $log"
+	return 1
+}
+# Runs the command, whose output has csi-sanity's summary, and counts what that says.
+count_specs() { # NAME COMMAND...
+	local name=$1 part status=0 ok=0 bad=0
+	shift
+	part=$(mktemp)
+	"$@" >"$part" 2>&1 </dev/null || status=$?
+	cat "$part" >>"$log"
+	read -r ok bad < <(tr -d '\r' <"$part" | sed -nE \
 		's/^.* -- ([0-9]+) Passed \| ([0-9]+) Failed.*/\1 \2/p' | tail -n 1) || true
 	ok=${ok:-0} bad=${bad:-0}
-	grep -E '^Ran [0-9]+ of|^ *\[F[Aa][Ii][Ll]' "$log" | sed 's/^/    /' || true
+	grep -E '^Ran [0-9]+ of|^ *\[F[Aa][Ii][Ll]' "$part" | sed "s/^/    $name: /" || true
 	if ((status != 0 && bad == 0)) || ((ok == 0)); then
 		bad=$((bad + 1))
-		complain "csi-sanity ended with $status: see $log"
-		tail -n 30 "$log" | sed 's/^/    | /'
+		complain "csi-sanity ($name) ended with $status: see $log"
+		tail -n 30 "$part" | sed 's/^/    | /'
 	fi
+	rm -f "$part"
 	tally "$ok" "$bad"
+}
+step_sanity() {
+	prepared || return 0
+	sanity_built || return 0
+	count_specs guest in_guest "${kernels%% *}" 1200 -- tests/sanity/run.sh all
+}
+# The Controller suite on this host, without a kernel target: over both transports, and with
+# what is not known of the appliance both ways, each pair of guesses in some run.
+step_appliance() {
+	build || true
+	sanity_built || return 0
+	one "each pair of switches is in some run" tests/sanity/switches.sh --check
+	local n=0 words
+	while read -ra words; do
+		n=$((n + 1))
+		RDS_VM_RESULTS=$logs/appliance-$n count_specs "run $n" \
+			timeout -k 10 120 tests/sanity/run.sh controller "${words[@]}"
+	done < <(tests/sanity/switches.sh)
 }
 
 # The dev build, since it is there: an optimised one takes many minutes.

@@ -2,8 +2,10 @@
 # Runs csi-sanity against the real binaries: the controller with rds-sim behind it, the shim
 # with the node-agent behind it.
 #
-#   tests/sanity/run.sh [all|controller] [FLAG FOR CSI-SANITY...]
+#   tests/sanity/run.sh [all|controller] [--transport rest|ssh] [--sim FLAG]... [FLAG FOR CSI-SANITY...]
 #
+# `--sim` gives rds-sim a further flag, such as `--sim --full-pool=silent`; switches.sh knows
+# which to combine.
 # `all` needs a kernel with NVMe/TCP, host and target: a guest of rds-vm. `controller` runs
 # anywhere; specs that stage a volume are left out. Logs of the four programs go to
 # $RDS_VM_RESULTS or target/test-logs/sanity.
@@ -11,7 +13,26 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 mode=${1:-all}
 [[ $# == 0 ]] || shift
-case $mode in all | controller) ;; *) echo "usage: $0 [all|controller] [FLAG...]" >&2; exit 2 ;; esac
+usage() {
+	echo "usage: $0 [all|controller] [--transport rest|ssh] [--sim FLAG]... [FLAG...]" >&2
+	exit 2
+}
+case $mode in all | controller) ;; *) usage ;; esac
+transport=rest switches=()
+while (($# > 0)); do
+	case $1 in
+	--transport)
+		case ${2:-} in rest | ssh) transport=$2 ;; *) usage ;; esac
+		shift 2
+		;;
+	--sim)
+		[[ -n ${2:-} ]] || usage
+		switches+=("$2")
+		shift 2
+		;;
+	*) break ;;
+	esac
+done
 
 bin=${CARGO_TARGET_DIR:-target}/debug
 logs=${RDS_VM_RESULTS:-target/test-logs/sanity}
@@ -55,7 +76,8 @@ await() {
 
 rest=18443 ssh=18022 nvme=4420
 sim=(--state-dir "$state/sim" --rest-addr "127.0.0.1:$rest" --ssh-addr "127.0.0.1:$ssh"
-	--portal "127.0.0.1:$nvme" --pool raid10:64G --dir /raid10/volumes --allocate sparse)
+	--portal "127.0.0.1:$nvme" --pool raid10:64G --dir /raid10/volumes "${switches[@]}")
+[[ " ${switches[*]}" == *" --allocate="* ]] || sim+=(--allocate=sparse)
 [[ $mode == all ]] || sim+=(--no-nvmet)
 mkdir -p "$state/sim" "$work/credentials"
 start rds-sim "$bin/rds-sim" "${sim[@]}"
@@ -64,8 +86,11 @@ await "ready rds-sim" grep -q '^ready' "$logs/rds-sim.log"
 printf admin >"$work/credentials/username"
 cp "$state/sim/password" "$work/credentials/password"
 cp "$state/sim/cert.pem" "$work/credentials/ca.crt"
+cp "$state/sim/ssh_host_key.pub" "$work/credentials/ssh-host-key"
+url=https://127.0.0.1:$rest
+[[ $transport == rest ]] || url=ssh://admin@127.0.0.1:$ssh
 start controller "$bin/rds-csi-controller" --endpoint "unix://$work/controller.sock" \
-	--rds-url "https://127.0.0.1:$rest" --rds-credentials "$work/credentials" \
+	--rds-url "$url" --rds-credentials "$work/credentials" \
 	--volume-path /raid10/volumes --no-kubernetes --nodes sanity-node
 start node-agent "$bin/rds-node-agent" serve --socket "$work/agent.sock" --state-dir "$state/agent"
 start shim "$bin/rds-csi-shim" --endpoint "unix://$work/csi.sock" --node-name sanity-node \
