@@ -28,3 +28,6 @@ pub fn transport(url: RdsUrl, credentials: CredentialsDir) -> Box<dyn wire::Tran
         Scheme::Ssh { .. } => Box::new(ssh::Ssh::new(url, credentials)),
     }
 }
+
+#[cfg(test)]
+mod corpus_tests;

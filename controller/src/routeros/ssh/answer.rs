@@ -13,7 +13,7 @@ const NOT_UNDERSTOOD: &[&str] =
 
 /// Reads all that was printed. The rows keep only the properties that were asked for: REST
 /// leaves the others out by itself.
-pub(super) fn read(
+pub(in crate::routeros) fn read(
     output: &[u8],
     sentinel: &Sentinel,
     expects_rows: bool,
