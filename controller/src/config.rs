@@ -91,6 +91,17 @@ pub struct Args {
     #[arg(long, env = "RDS_CSI_METRICS_ADDR", value_name = "ADDR:PORT")]
     pub metrics_addr: Option<SocketAddr>,
 
+    /// With --metrics-addr: how often, in seconds, the appliance is asked for its health,
+    /// disks and load, while no call uses it. 0: never
+    #[arg(
+        long,
+        env = "RDS_CSI_READINGS_INTERVAL",
+        value_name = "SECONDS",
+        default_value_t = 60,
+        value_parser = clap::value_parser!(u64).range(..=3600)
+    )]
+    pub readings_interval: u64,
+
     /// Do not use the Kubernetes API
     #[arg(
         long,

@@ -21,5 +21,6 @@ pub mod routeros;
 pub mod rules;
 pub mod server;
 mod volumes;
+mod watch;
 
 pub use server::run;

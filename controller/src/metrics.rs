@@ -2,6 +2,8 @@
 //!
 //! A scrape never touches the appliance: it shows what the last requests found.
 
+mod readings;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +17,8 @@ use prometheus::{
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use self::readings::Readings;
+
 /// From a quick read to the longest request, in seconds.
 const BUCKETS: &[f64] =
     &[0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0];
@@ -26,6 +30,7 @@ pub struct Metrics {
     appliance: HistogramVec,
     errors: IntCounterVec,
     up: IntGaugeVec,
+    readings: Readings,
 }
 
 impl Metrics {
@@ -61,11 +66,13 @@ impl Metrics {
                 ),
                 &["rds"],
             )?,
+            readings: Readings::default(),
         };
         metrics.registry.register(Box::new(metrics.rpc.clone()))?;
         metrics.registry.register(Box::new(metrics.appliance.clone()))?;
         metrics.registry.register(Box::new(metrics.errors.clone()))?;
         metrics.registry.register(Box::new(metrics.up.clone()))?;
+        metrics.registry.register(Box::new(metrics.readings.clone()))?;
         Ok(metrics)
     }
 
@@ -84,6 +91,10 @@ impl Metrics {
 
     pub(crate) fn appliance_up(&self, rds: &str, up: bool) {
         self.up.with_label_values(&[rds]).set(i64::from(up));
+    }
+
+    pub(crate) fn readings(&self) -> &Readings {
+        &self.readings
     }
 
     fn text(&self) -> Result<String, prometheus::Error> {

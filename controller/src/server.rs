@@ -28,6 +28,7 @@ use crate::metrics::{self, Metrics};
 use crate::operations::Operations;
 use crate::routeros::{Appliance, transport};
 use crate::volumes::{Settings, Volumes};
+use crate::watch::watch;
 
 /// What is running may finish; kubelet kills after 30 s by default.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(25);
@@ -41,9 +42,16 @@ const LAST_ANSWERS: Duration = Duration::from_millis(500);
 pub async fn run(args: Args) -> anyhow::Result<()> {
     announce(&args);
     let metrics = Arc::new(Metrics::new()?);
+    let stop = CancellationToken::new();
     let mut members = Vec::new();
-    for appliance in appliances::read(&args)? {
-        members.push(open(appliance, &args, &metrics).await);
+    for config in appliances::read(&args)? {
+        let appliance = open(&config, &metrics).await;
+        if args.metrics_addr.is_some() && args.readings_interval > 0 {
+            let every = Duration::from_secs(args.readings_interval);
+            let (own, metrics) = (Arc::clone(&appliance), Arc::clone(&metrics));
+            tokio::spawn(watch(own, metrics, every, stop.clone()));
+        }
+        members.push(volumes(config, appliance, &args));
     }
     let operations = Operations::default();
     let service = Service::new(
@@ -53,7 +61,6 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         Arc::clone(&metrics),
     );
 
-    let stop = CancellationToken::new();
     if let Some(address) = args.metrics_addr {
         let listener = TcpListener::bind(address)
             .await
@@ -97,14 +104,17 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 }
 
 /// A client of one appliance. Nothing is sent yet.
-async fn open(config: ApplianceConfig, args: &Args, metrics: &Arc<Metrics>) -> Volumes {
+async fn open(config: &ApplianceConfig, metrics: &Arc<Metrics>) -> Arc<Appliance> {
     let credentials = CredentialsDir::new(&config.credentials);
     if let Err(e) = credentials.check(config.url.scheme()).await {
         // Not fatal: the Secret may be mended while we run, and every call says so.
         tracing::error!(rds = %config.name, "{e}");
     }
     let transport = transport(config.url.clone(), credentials);
-    let appliance = Appliance::new(transport, Arc::clone(metrics)).named(config.name.clone());
+    Arc::new(Appliance::new(transport, Arc::clone(metrics)).named(config.name.clone()))
+}
+
+fn volumes(config: ApplianceConfig, appliance: Arc<Appliance>, args: &Args) -> Volumes {
     let settings = Settings {
         cluster: args.cluster_id.clone(),
         name: config.name,

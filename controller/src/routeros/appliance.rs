@@ -61,7 +61,7 @@ impl Appliance {
         Self { name: Some(name), ..self }
     }
 
-    fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         self.name.as_ref().map_or("", RdsName::as_str)
     }
 
@@ -212,6 +212,26 @@ impl Appliance {
         error
     }
 
+    /// A read in the background: only while nobody else uses or waits for the appliance
+    /// (else `None`), and given up after `limit`.
+    pub(crate) async fn when_idle(
+        &self,
+        request: &Request,
+        limit: Duration,
+    ) -> Option<Result<Vec<Row>, ApplianceError>> {
+        let mut transport = self.transport.try_lock().ok()?;
+        let answer = async {
+            self.ensure_proven(transport.as_mut()).await?;
+            self.send(transport.as_mut(), request).await
+        };
+        if let Ok(result) = tokio::time::timeout(limit, answer).await {
+            return Some(result);
+        }
+        self.metrics.appliance_up(self.name(), false);
+        let cause = format!("no answer within {} s", limit.as_secs());
+        Some(Err(self.doubt(request.to_string(), cause)))
+    }
+
     async fn call(&self, request: Request) -> Result<Vec<Row>, ApplianceError> {
         let mut transport = tokio::time::timeout(QUEUE_LIMIT, self.transport.lock())
             .await
@@ -219,12 +239,17 @@ impl Appliance {
                 action: request.to_string(),
                 seconds: QUEUE_LIMIT.as_secs(),
             })?;
+        self.ensure_proven(transport.as_mut()).await?;
+        self.send(transport.as_mut(), &request).await
+    }
+
+    async fn ensure_proven(&self, transport: &mut dyn Transport) -> Result<(), ApplianceError> {
         if !self.proven.load(Ordering::Relaxed) {
-            let version = self.prove(transport.as_mut()).await?;
+            let version = self.prove(transport).await?;
             self.proven.store(true, Ordering::Relaxed);
             tracing::info!(rds = self.name(), %version, "the RDS answers");
         }
-        self.send(transport.as_mut(), &request).await
+        Ok(())
     }
 
     async fn prove(&self, transport: &mut dyn Transport) -> Result<Version, ApplianceError> {

@@ -2,11 +2,13 @@
 //!
 //! [`Appliance`] is what the rest of the controller sees. Below it a [`wire::Transport`]
 //! carries single requests ([`rest`] over HTTPS, proven by [`tls`], or [`ssh`]); [`wire`] makes them out
-//! of validated types, [`disk`] reads items strictly, [`error`] sorts what goes wrong.
+//! of validated types, [`disk`] reads items strictly, [`error`] sorts what goes wrong. [`readings`] are
+//! for metrics only.
 
 mod appliance;
 pub mod disk;
 pub mod error;
+pub mod readings;
 pub mod rest;
 pub mod ssh;
 mod tls;

@@ -21,6 +21,7 @@ pub enum Menu {
     Disk,
     File,
     Resource,
+    Health,
 }
 
 impl Menu {
@@ -31,6 +32,7 @@ impl Menu {
             Self::Disk => "disk",
             Self::File => "file",
             Self::Resource => "system/resource",
+            Self::Health => "system/health",
         }
     }
 }
@@ -86,6 +88,7 @@ impl Request {
             Self::Print { menu: Menu::Disk, .. } => "disk/print",
             Self::Print { menu: Menu::File, .. } => "file/print",
             Self::Print { menu: Menu::Resource, .. } => "system/resource/print",
+            Self::Print { menu: Menu::Health, .. } => "system/health/print",
             Self::Add { .. } => "disk/add",
             Self::Set { .. } => "disk/set",
             Self::Remove { menu: Menu::File, .. } => "file/remove",

@@ -10,6 +10,7 @@ mod publish;
 pub(crate) use create::CreatePlan;
 pub(crate) use publish::PublishRequest;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rds_csi_proto::ids::{NodeName, RdsName, VolumeId};
@@ -55,11 +56,11 @@ pub(crate) enum Presence {
 /// The volumes of one appliance.
 pub(crate) struct Volumes {
     settings: Settings,
-    appliance: Appliance,
+    appliance: Arc<Appliance>,
 }
 
 impl Volumes {
-    pub(crate) fn new(settings: Settings, appliance: Appliance) -> Self {
+    pub(crate) fn new(settings: Settings, appliance: Arc<Appliance>) -> Self {
         Self { settings, appliance }
     }
 

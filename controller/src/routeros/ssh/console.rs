@@ -66,7 +66,7 @@ fn body(request: &Request, did: &str) -> String {
 /// the option, texts that look like numbers would become numbers.
 fn print(menu: Menu, filter: Option<&Property>) -> String {
     let value = match menu {
-        Menu::Resource => format!("{}/print as-value", path(menu)),
+        Menu::Resource | Menu::Health => format!("{}/print as-value", path(menu)),
         Menu::Disk | Menu::File => {
             let filter = filter.map(|p| format!(" where{}", pair(p))).unwrap_or_default();
             format!("{}/print detail as-value{filter}", path(menu))
