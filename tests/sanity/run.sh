@@ -55,7 +55,9 @@ trap cleanup EXIT
 start() {
 	local name=$1
 	shift
-	"$@" >"$logs/$name.log" 2>&1 &
+	# Before the fork: the log of an earlier run says `ready`, too.
+	: >"$logs/$name.log"
+	"$@" >>"$logs/$name.log" 2>&1 &
 	pids+=($!)
 }
 # Waits for a condition; emulated guests are slow.
