@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Parser, builder::FalseyValueParser};
 use rds_csi_proto::ids::NodeName;
 
+use crate::topology::Segment;
+
 /// CSI node plugin without privileges: forwards kubelet's calls to the rds-node-agent.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "rds-csi-shim", version)]
@@ -21,6 +23,12 @@ pub struct Args {
     /// This node's name in Kubernetes; it is the node's id in CSI too.
     #[arg(long, env = "RDS_CSI_NODE_NAME")]
     pub node_name: NodeName,
+
+    /// Where this node is, as KEY=VALUE: kubelet labels the Node with it, and volumes can be kept
+    /// to nodes by it. May be given more than once. Needed only where not every node reaches the
+    /// appliance.
+    #[arg(long, env = "RDS_CSI_TOPOLOGY", value_name = "KEY=VALUE", value_delimiter = ',')]
+    pub topology: Vec<Segment>,
 
     /// The name that StorageClasses call this driver by.
     #[arg(long, env = "RDS_CSI_DRIVER_NAME", default_value = rds_csi_proto::DRIVER_NAME,
@@ -126,6 +134,18 @@ mod tests {
         for text in ["", "/", "unix://", "csi.sock", "tcp://127.0.0.1:1"] {
             assert!(unix_path(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn topology_is_given_more_than_once_or_in_a_list() {
+        assert!(parse(&[]).unwrap().topology.is_empty());
+        let twice = parse(&["--topology", "zone=a", "--topology", "example.org/rack=7"]).unwrap();
+        assert_eq!(twice.topology.len(), 2);
+        // As the environment gives it.
+        let list = parse(&["--topology", "zone=a,example.org/rack=7"]).unwrap();
+        assert_eq!(list.topology, twice.topology);
+        let refused = parse(&["--topology", "zone"]).unwrap_err().to_string();
+        assert!(refused.contains("KEY=VALUE"), "{refused}");
     }
 
     #[test]

@@ -1,17 +1,19 @@
 //! `csi.v1.Node`, passed on to the agent.
 //!
 //! Every unary method goes through as it came, also those that CSI gets later. One answer
-//! is completed on its way back: NodeGetInfo's `node_id`, since the agent knows nothing of
-//! Kubernetes and the shim knows nothing of the node's limits.
+//! is completed on its way back: NodeGetInfo's `node_id` and topology, since the agent knows
+//! nothing of Kubernetes and the shim knows nothing of the node's limits.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use prost::Message;
 use prost::bytes::Bytes;
-use rds_csi_proto::csi::NodeGetInfoResponse;
+use rds_csi_proto::csi::{NodeGetInfoResponse, Topology};
 use rds_csi_proto::ids::NodeName;
 use tokio::time::Instant;
 use tonic::body::Body;
@@ -31,14 +33,23 @@ pub const NODE_GET_INFO: &str = "/csi.v1.Node/NodeGetInfo";
 #[derive(Debug, Clone)]
 pub struct NodeForwarder {
     agent: Agent,
-    node: NodeName,
+    place: Arc<Place>,
+}
+
+/// What Kubernetes is told of this node.
+#[derive(Debug)]
+pub struct Place {
+    /// Its name.
+    pub node: NodeName,
+    /// Where it is, by label; empty if nobody said.
+    pub topology: BTreeMap<String, String>,
 }
 
 impl NodeForwarder {
-    /// Forwards to `agent`, as `node`.
+    /// Forwards to `agent`, from `place`.
     #[must_use]
-    pub fn new(agent: Agent, node: NodeName) -> Self {
-        Self { agent, node }
+    pub fn new(agent: Agent, place: Place) -> Self {
+        Self { agent, place: Arc::new(place) }
     }
 
     async fn forward(self, method: PathAndQuery, request: Request<Bytes>) -> Result<Bytes, Status> {
@@ -48,7 +59,7 @@ impl NodeForwarder {
         let volume = volume_of(&message);
         let result = self.agent.call(method.clone(), message, deadline).await;
         let result = match result {
-            Ok(answer) if method == NODE_GET_INFO => complete_node_info(&answer, &self.node),
+            Ok(answer) if method == NODE_GET_INFO => complete_node_info(&answer, &self.place),
             other => other,
         };
         let ms = started.elapsed().as_millis();
@@ -104,15 +115,19 @@ impl UnaryService<Bytes> for OneCall {
     }
 }
 
-/// Puts this node's name into the agent's answer and leaves the limits as they are.
-fn complete_node_info(answer: &[u8], node: &NodeName) -> Result<Bytes, Status> {
+/// Puts this node's name and place into the agent's answer and leaves the limits as they are.
+fn complete_node_info(answer: &[u8], place: &Place) -> Result<Bytes, Status> {
     let mut info = NodeGetInfoResponse::decode(answer).map_err(|e| {
         Status::internal(format!(
             "rds-node-agent's answer to NodeGetInfo cannot be read ({e}): are agent and shim of \
              the same release?"
         ))
     })?;
-    info.node_id = node.to_string();
+    info.node_id = place.node.to_string();
+    if !place.topology.is_empty() {
+        let segments = place.topology.clone().into_iter().collect();
+        info.accessible_topology = Some(Topology { segments });
+    }
     Ok(info.encode_to_vec().into())
 }
 
@@ -133,7 +148,7 @@ fn volume_of(message: &[u8]) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use rds_csi_proto::csi::{NodePublishVolumeRequest, NodeUnstageVolumeRequest, Topology};
+    use rds_csi_proto::csi::{NodePublishVolumeRequest, NodeUnstageVolumeRequest};
 
     #[test]
     fn the_agents_limits_are_kept_and_the_name_is_ours() {
@@ -144,8 +159,8 @@ mod tests {
                 segments: [("zone".to_owned(), "a".to_owned())].into(),
             }),
         };
-        let node: NodeName = "node-1".parse().unwrap();
-        let merged = complete_node_info(&from_agent.encode_to_vec(), &node).unwrap();
+        let place = Place { node: "node-1".parse().unwrap(), topology: BTreeMap::new() };
+        let merged = complete_node_info(&from_agent.encode_to_vec(), &place).unwrap();
         let merged = NodeGetInfoResponse::decode(merged).unwrap();
         assert_eq!(merged, NodeGetInfoResponse { node_id: "node-1".to_owned(), ..from_agent });
     }

@@ -26,13 +26,15 @@ const PROBED_METHOD: &str = "/csi.v1.Node/NodeGetCapabilities";
 pub struct IdentityService {
     driver_name: String,
     agent: Agent,
+    /// Whether NodeGetInfo tells where the node is.
+    has_topology: bool,
 }
 
 impl IdentityService {
     /// The identity of the driver `driver_name`, as ready as `agent` is.
     #[must_use]
-    pub fn new(driver_name: String, agent: &Agent) -> Self {
-        Self { driver_name, agent: agent.with_patience(Duration::ZERO) }
+    pub fn new(driver_name: String, agent: &Agent, has_topology: bool) -> Self {
+        Self { driver_name, agent: agent.with_patience(Duration::ZERO), has_topology }
     }
 }
 
@@ -59,13 +61,17 @@ impl Identity for IdentityService {
         &self,
         _: Request<GetPluginCapabilitiesRequest>,
     ) -> Result<Response<GetPluginCapabilitiesResponse>, Status> {
-        // No VOLUME_ACCESSIBILITY_CONSTRAINTS: every node reaches the appliance alike.
-        let controller = Service { r#type: service::Type::ControllerService.into() };
-        Ok(Response::new(GetPluginCapabilitiesResponse {
-            capabilities: vec![PluginCapability {
-                r#type: Some(plugin_capability::Type::Service(controller)),
-            }],
-        }))
+        // A plugin that tells a topology must announce that it does (spec, NodeGetInfo). Without
+        // one, every node reaches the appliance alike.
+        let topology = service::Type::VolumeAccessibilityConstraints;
+        let announced = [service::Type::ControllerService]
+            .into_iter()
+            .chain(self.has_topology.then_some(topology));
+        let capability = |of: service::Type| PluginCapability {
+            r#type: Some(plugin_capability::Type::Service(Service { r#type: of.into() })),
+        };
+        let capabilities = announced.map(capability).collect();
+        Ok(Response::new(GetPluginCapabilitiesResponse { capabilities }))
     }
 
     /// Not ready is an answer, not an error (spec, Probe): there is nothing wrong with the

@@ -11,6 +11,7 @@
 //! - [`serve`]: starts everything, ends everything;
 //! - [`identity`]: `csi.v1.Identity`, answered here;
 //! - [`forward`]: `csi.v1.Node`, passed on as bytes; only NodeGetInfo is looked into;
+//! - [`topology`]: where the node is, which NodeGetInfo tells;
 //! - [`deadline`]: how long a call may take;
 //! - [`agent`]: the connection to the agent, and what is said when there is none;
 //! - [`raw`]: the codec that leaves messages alone;
@@ -25,12 +26,16 @@ pub mod raw;
 pub mod registration;
 pub mod serve;
 pub mod socket;
+pub mod topology;
 
 use std::path::PathBuf;
 
 /// Why the shim ended, or could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum ShimError {
+    /// The node cannot be in two places.
+    #[error("--topology: {0}")]
+    Topology(String),
     /// A socket could not be set up.
     #[error("cannot listen on {path}: {what}", path = path.display())]
     Listen {

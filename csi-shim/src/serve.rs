@@ -11,10 +11,11 @@ use tonic::transport::Server;
 use crate::ShimError;
 use crate::agent::Agent;
 use crate::config::Args;
-use crate::forward::NodeForwarder;
+use crate::forward::{NodeForwarder, Place};
 use crate::identity::IdentityService;
 use crate::registration;
 use crate::socket::listen;
+use crate::topology;
 
 /// What a call in progress gets at shutdown: less than the 30 s after which Kubernetes
 /// kills a container. A call that is cut off is repeated by kubelet.
@@ -25,6 +26,7 @@ const GRACE: Duration = Duration::from_secs(20);
 /// # Errors
 /// See [`ShimError`].
 pub async fn run(args: Args, stop: CancellationToken) -> Result<(), ShimError> {
+    let topology = topology::together(&args.topology).map_err(ShimError::Topology)?;
     let agent = Agent::new(args.agent_socket.clone());
     let (incoming, file) = listen(&args.endpoint)?;
     tracing::info!(
@@ -38,9 +40,11 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), ShimError> {
         );
     }
 
+    let identity = IdentityService::new(args.driver_name.clone(), &agent, !topology.is_empty());
+    let place = Place { node: args.node_name.clone(), topology };
     let serving = Server::builder()
-        .add_service(IdentityServer::new(IdentityService::new(args.driver_name.clone(), &agent)))
-        .add_service(NodeForwarder::new(agent.clone(), args.node_name.clone()))
+        .add_service(IdentityServer::new(identity))
+        .add_service(NodeForwarder::new(agent.clone(), place))
         .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
     let mut serving = pin!(async {
         serving.await.map_err(|source| ShimError::Serve { path: file.path().to_owned(), source })

@@ -38,6 +38,34 @@ async fn the_node_id_is_the_node_name_and_the_limits_are_the_agents() {
 }
 
 #[tokio::test]
+async fn topology_is_told_only_where_it_is_given() {
+    let announced = |world: &World| {
+        let path = world.path("csi.sock");
+        async move {
+            let channel = dial(&path).await;
+            let mut identity = identity_client::IdentityClient::new(channel);
+            let answer = identity.get_plugin_capabilities(GetPluginCapabilitiesRequest {}).await;
+            answer.unwrap().into_inner().capabilities.len()
+        }
+    };
+    let world = World::new(&["--no-registration"]).await;
+    let _agent = world.start_agent();
+    let info = world.node().await.node_get_info(NodeGetInfoRequest {}).await.unwrap().into_inner();
+    assert_eq!(info.accessible_topology, None);
+    assert_eq!(announced(&world).await, 1);
+
+    let flags = ["--no-registration", "--topology", "zone=a", "--topology", "example.org/rack=7"];
+    let world = World::new(&flags).await;
+    let _agent = world.start_agent();
+    let info = world.node().await.node_get_info(NodeGetInfoRequest {}).await.unwrap().into_inner();
+    let segments = info.accessible_topology.unwrap().segments;
+    assert_eq!(segments.len(), 2);
+    assert_eq!((segments["zone"].as_str(), segments["example.org/rack"].as_str()), ("a", "7"));
+    assert_eq!((info.node_id.as_str(), info.max_volumes_per_node), ("node-1", 77));
+    assert_eq!(announced(&world).await, 2, "with VOLUME_ACCESSIBILITY_CONSTRAINTS");
+}
+
+#[tokio::test]
 async fn code_message_and_details_of_an_error_are_the_agents() {
     let world = World::new(&["--no-registration"]).await;
     let _agent = world.start_agent();

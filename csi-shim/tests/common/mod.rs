@@ -236,14 +236,7 @@ impl World {
 
     /// A channel as kubelet makes it: a unix socket, `localhost` as authority.
     pub async fn dial(&self, name: &str) -> Channel {
-        let path = self.path(name);
-        Endpoint::from_static("http://localhost")
-            .connect_with_connector(tower::service_fn(move |_: Uri| {
-                let path = path.clone();
-                async move { UnixStream::connect(path).await.map(TokioIo::new) }
-            }))
-            .await
-            .unwrap()
+        dial(&self.path(name)).await
     }
 
     pub async fn node(&self) -> NodeClient<Channel> {
@@ -272,6 +265,18 @@ impl Drop for World {
     fn drop(&mut self) {
         self.stop.cancel();
     }
+}
+
+/// The same, to any socket.
+pub async fn dial(path: &Path) -> Channel {
+    let path = path.to_owned();
+    Endpoint::from_static("http://localhost")
+        .connect_with_connector(tower::service_fn(move |_: Uri| {
+            let path = path.clone();
+            async move { UnixStream::connect(path).await.map(TokioIo::new) }
+        }))
+        .await
+        .unwrap()
 }
 
 /// A request that is allowed `timeout`.
