@@ -12,7 +12,7 @@ status=0
 case $2 in
 life)
 	# One test makes / shared, as a systemd host has it: in a mount namespace of its own.
-	unshare -m --propagation private "$bin/rds-node-agent-kernel-tests" node::tests --test-threads=1 |
+	unshare -m --propagation private "$bin/rds-node-agent-kernel-tests" node::tests kernel_tests --test-threads=1 |
 		sed -uE 's/^test (\S+) \.\.\. ok$/ok \1/; s/^test (\S+) \.\.\. FAILED$/FAILED \1/' || status=1
 	"$bin/rds-scenario" ci || status=1
 	"$bin/rds-scenario" doctor || status=1

@@ -61,7 +61,7 @@ pub fn probe(device: &Path) -> Result<Found> {
     })?;
     // What is read must come from the volume, not from what another opener left in memory.
     rustix::fs::fadvise(&exclusive, 0, None, Advice::DontNeed)
-        .map_err(|e| Error::kernel("drop cached pages of", device.display())(e.into()))?;
+        .map_err(|e| unknown(device, &format!("drop cached pages: {e}")))?;
     let size = blockdev::size_of(&exclusive, device)?;
     let found = ask_libblkid(&exclusive, device)?;
     if found != Found::Blank {
@@ -72,18 +72,22 @@ pub fn probe(device: &Path) -> Result<Found> {
     Ok(if blank { Found::Blank } else { Found::Unrecognised })
 }
 
+/// A read that fails says nothing of the content; the next one may succeed.
+fn unknown(device: &Path, why: &str) -> Error {
+    Error::Unavailable(format!(
+        "{} cannot be examined ({why}); nothing is known of its content, so it is neither mounted \
+         nor formatted. The kernel log tells more of the device",
+        device.display()
+    ))
+}
+
 fn open(device: &Path, extra: OFlags) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | extra;
     Ok(File::from(rustix::fs::open(device, flags, Mode::empty())?))
 }
 
 fn ask_libblkid(open: &File, device: &Path) -> Result<Found> {
-    let failed = |e: BlkidErr| {
-        Error::Unavailable(format!(
-            "{} cannot be examined (libblkid: {e}); nothing is known of its content, so it is neither mounted nor formatted",
-            device.display()
-        ))
-    };
+    let failed = |e: BlkidErr| unknown(device, &format!("libblkid: {e}"));
     let mut probe = BlkidProbe::new().map_err(failed)?;
     probe.set_device(open.as_raw_fd(), 0, 0).map_err(failed)?;
     probe.enable_superblocks(true).map_err(failed)?;
@@ -130,7 +134,7 @@ fn classify(
 
 /// Reads past the page cache. The shield and bare namespaces all support O_DIRECT.
 fn is_zero(device: &Path, offset: u64, length: u64) -> Result<bool> {
-    let failed = |e| Error::kernel("read", format!("{} at byte {offset}", device.display()))(e);
+    let failed = |e: io::Error| unknown(device, &format!("read at byte {offset}: {e}"));
     let direct = open(device, OFlags::DIRECT).map_err(failed)?;
     let mut memory = vec![0xffu8; usize::try_from(END).unwrap_or(1 << 20) + 2 * ALIGN];
     let start = memory.as_ptr().align_offset(ALIGN);

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rds_csi_proto::csi::NodeExpandVolumeRequest;
+use rds_csi_proto::ids::VolumeId;
 use tracing::info;
 
 use super::paths::GivenPath;
@@ -50,7 +51,7 @@ pub(crate) async fn expand<S: Sessions>(
 
     let required = request.capacity_range.as_ref().map_or(0, |r| r.required_bytes);
     let required = u64::try_from(required).unwrap_or(0);
-    let size = wait_for(node, &volume, required).await?;
+    let size = wait_for(&node.sessions, &volume, required, GROWN).await?;
     crash::point("expand.sized");
     if let Place::Filesystem { fs_type, path } = place {
         let (program, arguments) = grow(&fs_type, &path, &device)?;
@@ -86,17 +87,18 @@ fn place(given: &GivenPath, number: DeviceNumber) -> Result<Option<Place>> {
 }
 
 async fn wait_for<S: Sessions>(
-    node: &Node<S>,
-    volume: &rds_csi_proto::ids::VolumeId,
+    sessions: &S,
+    volume: &VolumeId,
     required: u64,
+    patience: Duration,
 ) -> Result<u64> {
     let begun = Instant::now();
     loop {
-        let size = node.sessions.view(volume).and_then(|v| v.device).map_or(0, |d| d.size_bytes);
+        let size = sessions.view(volume).and_then(|v| v.device).map_or(0, |d| d.size_bytes);
         if size > 0 && size >= required {
             return Ok(size);
         }
-        if begun.elapsed() > GROWN {
+        if begun.elapsed() > patience {
             return Err(Error::Unavailable(format!(
                 "the device of volume {volume} has {size} bytes, not yet the {required} that were asked \
                  for; hosts see a new size only after the export was switched off and on, try again"
@@ -119,4 +121,102 @@ fn grow(fs_type: &str, path: &Path, device: &Attached) -> Result<(String, Vec<St
         }
     };
     Ok((program.to_owned(), arguments))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use rds_csi_proto::agent::State;
+    use rds_csi_proto::ids::{HostNqn, Portal};
+
+    use super::*;
+    use crate::session::{Content, SessionSpec, SessionView};
+
+    /// One session, whose device has so many bytes; 0: no device.
+    #[derive(Clone)]
+    struct Sized(Arc<AtomicU64>);
+
+    fn volume() -> VolumeId {
+        "pvc-3f1e1c0a-9d6e-4a3c-8f54-0c7a6a0b7e11".parse().unwrap()
+    }
+
+    impl Sessions for Sized {
+        fn view(&self, _: &VolumeId) -> Option<SessionView> {
+            let size_bytes = self.0.load(Ordering::SeqCst);
+            let number = DeviceNumber { major: 252, minor: 0 };
+            let device = Attached { path: "/dev/dm-0".into(), number, size_bytes };
+            Some(SessionView {
+                spec: SessionSpec {
+                    volume: volume(),
+                    nqn: "nqn.2000-02.com.mikrotik:x".parse().unwrap(),
+                    host_nqn: HostNqn::random(),
+                    portal: Portal::parse("10.0.0.2", "4420").unwrap(),
+                    ctrl_loss_tmo: -1,
+                    reconnect_delay: 1,
+                    keep_alive_tmo: 5,
+                    nr_io_queues: 1,
+                    shield: true,
+                    io_timeout_secs: 0,
+                    reattach_check_secs: 60,
+                },
+                state: State::Live,
+                since_unix_ms: 0,
+                reason: String::new(),
+                device: (size_bytes > 0).then_some(device),
+                namespace: None,
+                controller: None,
+                failing_io: false,
+                outages: 0,
+                last_outage_ms: 0,
+                attempts: 0,
+            })
+        }
+        fn views(&self) -> Vec<SessionView> {
+            Vec::new()
+        }
+        async fn attach(&self, _: SessionSpec, _: Duration) -> Result<Attached> {
+            Err(Error::Unavailable("not here".into()))
+        }
+        async fn set_content(&self, _: &VolumeId, _: Content) -> Result<()> {
+            Ok(())
+        }
+        async fn detach(&self, _: &VolumeId, _: Duration) -> Result<()> {
+            Ok(())
+        }
+        async fn fail(&self, _: &VolumeId) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    const OLD: u64 = 1 << 30;
+    const PATIENCE: Duration = Duration::from_secs(2);
+
+    #[tokio::test]
+    async fn a_device_that_has_not_grown_is_not_called_grown() {
+        for small in [OLD, 0] {
+            let sessions = Sized(Arc::new(AtomicU64::new(small)));
+            let began = Instant::now();
+            let error = wait_for(&sessions, &volume(), OLD + 1, PATIENCE).await.unwrap_err();
+            assert_eq!(error.code(), tonic::Code::Unavailable, "the resizer is to come again");
+            assert!(error.to_string().contains(&format!("{small} bytes, not yet")), "{error}");
+            // Within the patience of whoever calls.
+            assert!((PATIENCE..GROWN).contains(&began.elapsed()));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_device_that_grows_late_is_waited_for_and_its_real_size_is_told() {
+        let sessions = Sized(Arc::new(AtomicU64::new(OLD)));
+        let later = sessions.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(GROWN_POLL).await;
+            later.0.store(3 * OLD, Ordering::SeqCst);
+        });
+        assert_eq!(wait_for(&sessions, &volume(), 2 * OLD, GROWN).await.unwrap(), 3 * OLD);
+        // Nothing is asked for: the file system is grown to what there is.
+        assert_eq!(wait_for(&sessions, &volume(), 0, GROWN).await.unwrap(), 3 * OLD);
+    }
 }

@@ -14,7 +14,7 @@ use crate::kernel::dm::DeviceMapper;
 use crate::kernel::fabrics::Held;
 use crate::kernel::refusal::Answer;
 use crate::kernel::sysfs::{self, ControllerState, Namespace};
-use crate::kernel::{blocking, fabrics, iostat, refusal};
+use crate::kernel::{DeviceNumber, blocking, fabrics, iostat, refusal};
 use crate::metrics::Metrics;
 use crate::metrics::labels::Attempt;
 
@@ -228,6 +228,19 @@ async fn map(context: Context, namespace: Namespace) -> Outcome {
     }
 }
 
+/// What may have changed on a volume since it was sampled, by the counters of its shield. Taken
+/// for 0 when they cannot be read, they would make the volume's own writes another volume's.
+fn since(samples: &Samples, shield: DeviceNumber) -> Result<Since> {
+    let counters = sysfs::bytes_written(shield).zip(iostat::Reader::default().read(shield));
+    let (written, io) = counters.ok_or_else(|| {
+        Error::Unavailable(format!("what was written through device {shield} cannot be counted"))
+    })?;
+    Ok(Since {
+        written_bytes: written.saturating_sub(samples.written_bytes),
+        in_flight: io.in_flight,
+    })
+}
+
 fn check_and_map(context: &Context, namespace: &Namespace, until: Instant) -> Result<Verdict> {
     // Held open from the check to the mapping, so that its number cannot be given to
     // another device between the two.
@@ -245,11 +258,9 @@ fn check_and_map(context: &Context, namespace: &Namespace, until: Instant) -> Re
     }
     let while_active =
         seen.as_ref().is_some_and(|s| s.path == Some(namespace.number) && s.path_active);
-    let written = seen.as_ref().and_then(|s| sysfs::bytes_written(s.number)).unwrap_or(0);
-    let io = seen.and_then(|s| iostat::Reader::default().read(s.number));
-    let since = Since {
-        written_bytes: written.saturating_sub(context.samples.written_bytes),
-        in_flight: io.map_or(0, |io| io.in_flight),
+    let since = match &seen {
+        Some(seen) => since(&context.samples, seen.number)?,
+        None => Since::default(),
     };
     let verdict = content::compare(&device, &context.content, &context.samples, since)
         .map_err(Error::kernel("read", &namespace.name))?;

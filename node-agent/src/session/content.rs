@@ -16,6 +16,9 @@ use std::os::unix::fs::FileExt;
 use serde::{Deserialize, Serialize};
 
 use super::Content;
+use crate::error::{Error, Result};
+use crate::kernel::DeviceNumber;
+use crate::kernel::sysfs::{self, Namespace};
 
 /// Size of a sampled block, in bytes.
 const BLOCK: u64 = 4096;
@@ -142,11 +145,29 @@ fn hash_of_zeros() -> u32 {
     crc32fast::hash(&[0; BLOCK as usize])
 }
 
-/// Samples a raw volume.
+/// Samples a raw volume, beside the count of what was written through `counted`, the device
+/// that its users have.
+///
+/// The count comes first: what is written in between is then taken for written since.
 ///
 /// # Errors
-/// If the device cannot be read.
-pub fn sample(device: &File, size_bytes: u64, written_bytes: u64) -> io::Result<Samples> {
+/// If the volume or the count cannot be read. A count that is not known is not 0: everything
+/// ever written would seem to have been written since, and any volume would pass for this one.
+pub fn take(
+    device: &File,
+    namespace: &Namespace,
+    counted: Option<DeviceNumber>,
+) -> Result<Samples> {
+    let written = counted.and_then(sysfs::bytes_written).ok_or_else(|| {
+        Error::Unavailable(format!(
+            "{} is not sampled: what was written to its volume cannot be counted",
+            namespace.name
+        ))
+    })?;
+    sample(device, namespace.size_bytes, written).map_err(Error::kernel("read", &namespace.name))
+}
+
+fn sample(device: &File, size_bytes: u64, written_bytes: u64) -> io::Result<Samples> {
     let blocks = size_bytes / BLOCK;
     let mut wanted: Vec<u64> = (0..HEAD_BLOCKS.min(blocks)).collect();
     wanted.extend((0..SPREAD_BLOCKS).map(|n| n * blocks / SPREAD_BLOCKS));
@@ -246,6 +267,37 @@ mod tests {
             compare(&file, &Content::Raw, &samples, written(SIZE / 4)).unwrap(),
             Verdict::Same
         );
+    }
+
+    /// A block device that any machine has, since the kernel's counters are needed.
+    fn any_block_device() -> Option<DeviceNumber> {
+        let devices = std::fs::read_dir("/sys/block").ok()?.flatten();
+        devices
+            .filter_map(|d| std::fs::read_to_string(d.path().join("dev")).ok())
+            .find_map(|text| DeviceNumber::parse(text.trim()))
+    }
+
+    #[test]
+    fn a_volume_whose_writes_cannot_be_counted_is_not_sampled() {
+        let gone = DeviceNumber { major: 0, minor: 0 };
+        let namespace =
+            Namespace { name: "nvme0n1".into(), number: gone, size_bytes: SIZE, wwid: "".into() };
+        for unknown in [None, Some(gone)] {
+            let refused = take(&volume(1), &namespace, unknown).unwrap_err();
+            assert_eq!(refused.code(), tonic::Code::Unavailable);
+        }
+        if let Some(device) = any_block_device() {
+            assert!(take(&volume(1), &namespace, Some(device)).is_ok());
+        }
+        // Why: half the volume was written before the sampling. The earlier samples tell another
+        // volume; those that begin to count at 0 let it pass.
+        let kept = sample(&volume(1), SIZE, SIZE / 2).unwrap();
+        let blind = sample(&volume(1), SIZE, 0).unwrap();
+        let since = |samples: &Samples| written(SIZE / 2 - samples.written_bytes);
+        let other = volume(0x80);
+        let verdict = |s: &Samples| compare(&other, &Content::Raw, s, since(s)).unwrap();
+        assert!(matches!(verdict(&kept), Verdict::Different(_)));
+        assert_eq!(verdict(&blind), Verdict::Same);
     }
 
     #[test]

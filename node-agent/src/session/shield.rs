@@ -252,6 +252,9 @@ pub fn open_namespace(namespace: &Namespace) -> Result<File> {
     }
 }
 
+#[cfg(all(test, feature = "kernel-tests"))]
+mod kernel_tests;
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 
 use rds_csi_proto::agent::State;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::error::{Error, Result};
 use crate::journal::{Journal, Table, now_unix_ms};
+use crate::kernel::blocking;
 use crate::kernel::dm::DeviceMapper;
 use crate::kernel::fabrics::Held;
 use crate::kernel::registry::Registration;
-use crate::kernel::{blocking, sysfs};
 use crate::metrics::Metrics;
 
 use super::actions::{self, Context};
@@ -33,6 +33,9 @@ use super::{Attached, Content, SessionView, shield};
 /// down: a stale sample only weakens the check after a crash of the agent.
 const SAMPLE_EVERY: Duration = Duration::from_secs(10);
 const SAMPLE_JOURNAL_EVERY: Duration = Duration::from_secs(60);
+/// Sixty-four small reads; a device that is slower than this is in trouble, and another time
+/// will do.
+const SAMPLE_DEADLINE: Duration = Duration::from_secs(10);
 /// sled's own work plus an fsync on a slow disk.
 const JOURNAL_DEADLINE: Duration = Duration::from_secs(30);
 /// A word to the kernel that it answers at once.
@@ -433,15 +436,14 @@ impl Task {
         let (send, receive) = oneshot::channel();
         self.sampling = Some(receive);
         tokio::spawn(async move {
-            let sampled = blocking("sample the volume", Duration::from_secs(10), move || {
-                let written = device.and_then(|d| sysfs::bytes_written(d.number)).unwrap_or(0);
-                let file = shield::open_namespace(&namespace)?;
-                content::sample(&file, namespace.size_bytes, written)
-                    .map_err(Error::kernel("read", &namespace.name))
+            let sampled = blocking("sample the volume", SAMPLE_DEADLINE, move || {
+                let number = device.map(|d| d.number);
+                content::take(&shield::open_namespace(&namespace)?, &namespace, number)
             });
             // A volume that cannot be read just now keeps its earlier samples.
-            if let Ok(samples) = sampled.await {
-                let _ = send.send(samples);
+            match sampled.await {
+                Ok(samples) => drop(send.send(samples)),
+                Err(error) => debug!(%error, "the earlier samples are kept"),
             }
         });
     }

@@ -145,3 +145,68 @@ impl Keeper {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::Arc;
+
+    use rds_csi_proto::ids::{HostNqn, Portal};
+
+    use super::super::super::beat::Board;
+    use super::super::super::copy::Copies;
+    use super::super::super::record::Phase;
+    use super::super::super::{Content, SessionSpec};
+    use super::*;
+    use crate::journal::Journal;
+    use crate::metrics::Metrics;
+
+    fn record(volume: &VolumeId, boot_id: &str) -> SessionRecord {
+        let spec = SessionSpec {
+            volume: volume.clone(),
+            nqn: format!("nqn.2000-02.com.mikrotik:{volume}").parse().unwrap(),
+            host_nqn: HostNqn::random(),
+            // Nobody listens there, so nothing is ever connected.
+            portal: Portal::parse("127.0.0.1", "9").unwrap(),
+            ctrl_loss_tmo: -1,
+            reconnect_delay: 1,
+            keep_alive_tmo: 5,
+            nr_io_queues: 1,
+            shield: true,
+            io_timeout_secs: 0,
+            reattach_check_secs: 60,
+        };
+        SessionRecord {
+            spec,
+            boot_id: boot_id.to_owned(),
+            phase: Phase::Attached,
+            content: Content::Unknown,
+            samples: Default::default(),
+        }
+    }
+
+    /// The volume may live on another node by now.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn sessions_of_an_earlier_boot_are_history() {
+        let dir = tempfile::tempdir().unwrap();
+        let (journal, _) = Journal::open(&dir.path().join("state")).unwrap();
+        let boot_id = sysfs::boot_id().unwrap();
+        let earlier: VolumeId = "pvc-3f1e1c0a-9d6e-4a3c-8f54-0c7a6a0b7e21".parse().unwrap();
+        let current: VolumeId = "pvc-3f1e1c0a-9d6e-4a3c-8f54-0c7a6a0b7e22".parse().unwrap();
+        let copies = Copies::new(dir.path().join("sessions"));
+        for (volume, boot_id) in [(&earlier, "an earlier boot"), (&current, boot_id.as_str())] {
+            let record = record(volume, boot_id);
+            copies.write(&record);
+            journal.put(Table::Sessions, volume.as_str(), &record).unwrap();
+        }
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let keeper =
+            Keeper::start(journal.clone(), copies, metrics, Board::default()).await.unwrap();
+        let kept: Vec<VolumeId> = keeper.views().into_iter().map(|v| v.spec.volume).collect();
+        assert_eq!(kept, [current.clone()]);
+        let known = |volume: &VolumeId| {
+            journal.get::<SessionRecord>(Table::Sessions, volume.as_str()).unwrap().is_some()
+        };
+        assert!(known(&current) && !known(&earlier));
+    }
+}

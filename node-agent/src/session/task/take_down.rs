@@ -58,7 +58,6 @@ impl Task {
         self.record.phase = Phase::Detaching;
         self.write_record().await?;
         crash::point("detach.recorded");
-        let nqn = self.record.spec.nqn.clone();
         for controller in self.controllers().await? {
             info!(%volume, controller = controller.name, "disconnecting");
             let delete = self.step(
@@ -78,12 +77,7 @@ impl Task {
                 Err(error) => return Err(error),
             }
         }
-        if let Some(left) = self.controllers().await?.first() {
-            return Err(Error::Unavailable(format!(
-                "{} of {nqn} is still {:?}; try again",
-                left.name, left.state
-            )));
-        }
+        expect_none(&self.controllers().await?)?;
         crash::point("detach.deleted");
         // Before the record: whoever finds no record has nothing more to clear away.
         self.shared.copies.remove(&volume);
@@ -108,6 +102,17 @@ impl Task {
     }
 }
 
+/// The kernel said that it deletes them, or that they went; it is believed when they are gone.
+fn expect_none(left: &[sysfs::Controller]) -> Result<()> {
+    match left.first() {
+        None => Ok(()),
+        Some(left) => Err(Error::Unavailable(format!(
+            "{} of {} is still {:?}; try again",
+            left.name, left.nqn, left.state
+        ))),
+    }
+}
+
 /// An exclusive open fails while the kernel itself has the device claimed: mounted, in a
 /// mapping, in a RAID.
 fn refuse_if_held(namespace: &sysfs::Namespace) -> Result<()> {
@@ -123,5 +128,90 @@ fn refuse_if_held(namespace: &sysfs::Namespace) -> Result<()> {
         }
         Ok(_) => Ok(()),
         Err(e) => Err(Error::kernel("see whether anybody holds", path)(e)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::kernel::sysfs::ControllerState;
+
+    #[test]
+    fn a_controller_that_survives_its_deletion_is_no_success() {
+        assert!(expect_none(&[]).is_ok());
+        for state in
+            [ControllerState::Live, ControllerState::DeletingNoIo, ControllerState::Unknown]
+        {
+            let left = sysfs::Controller {
+                name: "nvme3".into(),
+                nqn: "nqn.2000-02.com.mikrotik:x".into(),
+                host_nqn: String::new(),
+                address: String::new(),
+                cntlid: "1".into(),
+                state,
+                namespace: None,
+            };
+            let error = expect_none(&[left]).unwrap_err();
+            assert_eq!(error.code(), tonic::Code::Unavailable);
+            assert!(error.to_string().contains("nvme3 of nqn.2000-02"), "{error}");
+        }
+    }
+}
+
+#[cfg(all(test, feature = "kernel-tests"))]
+mod kernel_tests {
+    #![allow(clippy::unwrap_used)]
+    use std::process::Command;
+
+    use super::*;
+    use crate::kernel::DeviceNumber;
+
+    fn run(line: &str) -> String {
+        let output = Command::new("sh").args(["-c", line]).output().unwrap();
+        assert!(output.status.success(), "{line}: {output:?}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    /// With `shield: "false"` this is all that stands between a mounted device and its end.
+    #[test]
+    fn what_the_kernel_holds_is_not_disconnected() {
+        let dir = tempfile::tempdir().unwrap();
+        let (image, mount) = (dir.path().join("image"), dir.path().join("mount"));
+        let (image, mount) = (image.to_str().unwrap(), mount.to_str().unwrap());
+        run(&format!("truncate -s 64M {image}; mkfs.ext4 -q {image}; mkdir {mount}"));
+        let device = run(&format!("losetup -f --show {image}"));
+        let namespace = sysfs::Namespace {
+            name: device.trim_start_matches("/dev/").into(),
+            number: DeviceNumber::of_path(device.as_ref()).unwrap(),
+            size_bytes: 64 << 20,
+            wwid: String::new(),
+        };
+        refuse_if_held(&namespace).unwrap();
+        run(&format!("mount {device} {mount}"));
+        let mounted = refuse_if_held(&namespace);
+        // Also when the mount is in no namespace that anybody can see any more.
+        let open = std::fs::File::create(format!("{mount}/file")).unwrap();
+        run(&format!("umount --lazy {mount}"));
+        let detached = refuse_if_held(&namespace);
+        drop(open);
+        let held_by_mapping = {
+            run(&format!(
+                "udevadm settle; dmsetup create held --noudevsync --table '0 8 linear {device} 0'"
+            ));
+            let held = refuse_if_held(&namespace);
+            run("dmsetup remove --retry --noudevsync held");
+            held
+        };
+        let free = refuse_if_held(&namespace);
+        run(&format!("losetup -d {device}"));
+        for held in [mounted, detached, held_by_mapping] {
+            let error = held.unwrap_err();
+            assert_eq!(error.code(), tonic::Code::FailedPrecondition);
+            assert!(error.to_string().contains("not disconnected under its users"), "{error}");
+        }
+        free.unwrap();
+        let gone = sysfs::Namespace { name: "nvme77n1".into(), ..namespace };
+        refuse_if_held(&gone).unwrap();
     }
 }

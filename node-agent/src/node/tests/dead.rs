@@ -1,0 +1,92 @@
+//! A device that is dead, or was cut off in the middle of writes.
+
+use std::io::Write;
+use std::time::Instant;
+
+use super::*;
+
+/// What a dead device may cost a call that only looks.
+const AT_ONCE: Duration = Duration::from_secs(10);
+
+/// A journal notices a dead device when it commits.
+const NOTICED: Duration = Duration::from_secs(60);
+
+/// Writes until the file system itself gives up, and not only a sync of one file fails.
+fn write_until_it_gives_up(path: &str) {
+    let began = Instant::now();
+    for n in 0.. {
+        match fs::File::create(format!("{path}/after-{n}")) {
+            Err(_) => return,
+            Ok(mut file) => drop(file.write_all(&[7; 4096]).and_then(|()| file.sync_all())),
+        }
+        assert!(began.elapsed() < NOTICED, "a file system on a dead device goes on");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn statistics_of_a_dead_device_do_not_hang() {
+    for kind in ["ext4", "xfs", "btrfs"] {
+        let host = Host::mapped(Mapping::linear());
+        host.stage(fs(kind)).await.unwrap();
+        host.publish("target", fs(kind), false).await.unwrap();
+        host.sessions.suspend();
+        host.sessions.state.lock().unwrap().state = State::Lost;
+        // A pod that waits for it in the kernel.
+        let mut pod = Command::new("sh")
+            .args([
+                "-c",
+                "dd if=/dev/zero of=$0/data bs=1M count=4 conv=fsync",
+                &host.path("target"),
+            ])
+            .spawn()
+            .unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let mut longest = Duration::ZERO;
+        for _ in 0..3 {
+            let began = Instant::now();
+            let stats = host.stats(&host.path("target")).await.unwrap();
+            longest = longest.max(began.elapsed());
+            let condition = stats.volume_condition.unwrap();
+            assert!(condition.abnormal, "{kind}: {condition:?}");
+            assert!(condition.message.contains("LOST"), "{kind}: {condition:?}");
+        }
+        assert!(pod.try_wait().unwrap().is_none(), "{kind}: the device is not dead");
+        host.sessions.resume();
+        assert!(longest < AT_ONCE, "{kind}: {longest:?}");
+        assert!(pod.wait().unwrap().success(), "{kind}");
+    }
+}
+
+/// A node that was cut off has left a log to be replayed. Mounting does that; a check before it
+/// would only call the file system corrupt.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_xfs_with_a_dirty_log_is_staged_elsewhere() {
+    let first = Host::mapped(Mapping::linear());
+    first.stage(fs("xfs")).await.unwrap();
+    first.publish("target", fs("xfs"), false).await.unwrap();
+    for n in 0..50 {
+        let mut file = fs::File::create(first.path(&format!("target/{n}"))).unwrap();
+        file.write_all(n.to_string().as_bytes()).unwrap();
+        file.sync_all().unwrap();
+    }
+    first.sessions.cut_off();
+    write_until_it_gives_up(&first.path("target"));
+    first.unpublish("target").await.unwrap();
+    first.unstage().await.unwrap();
+
+    let second = Host::after(&first);
+    run("dmesg", &["--clear"]);
+    second.stage(fs("xfs")).await.unwrap();
+    let device = second.sessions.device().path;
+    let name = device.file_name().unwrap().to_str().unwrap();
+    let log = run("dmesg", &[]);
+    let replayed = format!("XFS ({name}): Ending recovery");
+    assert!(log.contains(&replayed), "there was nothing to replay: {log}");
+    second.publish("target", fs("xfs"), false).await.unwrap();
+    for n in 0..50 {
+        let text = fs::read_to_string(second.path(&format!("target/{n}"))).unwrap();
+        assert_eq!(text, n.to_string(), "what was synced is there");
+    }
+    second.unpublish("target").await.unwrap();
+    second.unstage().await.unwrap();
+}
