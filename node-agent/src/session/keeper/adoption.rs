@@ -203,7 +203,7 @@ mod tests {
         let keeper =
             Keeper::start(journal.clone(), copies, metrics, Board::default()).await.unwrap();
         let kept: Vec<VolumeId> = keeper.views().into_iter().map(|v| v.spec.volume).collect();
-        assert_eq!(kept, [current.clone()]);
+        assert_eq!(kept, std::slice::from_ref(&current));
         let known = |volume: &VolumeId| {
             journal.get::<SessionRecord>(Table::Sessions, volume.as_str()).unwrap().is_some()
         };
