@@ -203,8 +203,14 @@ with_crash_agent() {
 	complain "the agent with crash points does not build: see $log"
 	return 1
 }
+# The controller is killed at each of its named points; needs no guest.
+controller_crash() {
+	one "controller crash points" cargo test --workspace --features rds-csi-controller/crash-points \
+		--test crash
+}
 # By itself; a whole run has it in the step `guest`.
 step_crash() {
+	controller_crash
 	prepared || return 0
 	with_crash_agent || return 0
 	scenario_lines in_guest "${kernels%% *}" "$guest_timeout" -- "$target/debug/rds-scenario" crash

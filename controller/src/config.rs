@@ -12,6 +12,7 @@ use rds_csi_proto::ids::{NodeName, RdsName};
 
 pub(crate) use self::url::user_name;
 pub use self::url::{RdsUrl, Scheme};
+use crate::orphans::OrphanArgs;
 use crate::rules::owner::ClusterId;
 use crate::rules::path::AppliancePath;
 use crate::rules::topology::Segment;
@@ -101,6 +102,9 @@ pub struct Args {
         value_parser = clap::value_parser!(u64).range(..=3600)
     )]
     pub readings_interval: u64,
+
+    #[command(flatten)]
+    pub orphans: OrphanArgs,
 
     /// Do not use the Kubernetes API
     #[arg(

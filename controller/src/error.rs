@@ -97,6 +97,27 @@ pub enum Error {
         /// What the appliance said.
         cause: ApplianceError,
     },
+    /// The appliance refused to make a volume larger, and it is as it was.
+    #[error("volume {volume} was not grown to {size} bytes: {cause}")]
+    NotGrown {
+        /// Which volume.
+        volume: VolumeId,
+        /// How large it should have become.
+        size: u64,
+        /// What the appliance said.
+        cause: ApplianceError,
+    },
+    /// One of several appliances failed.
+    #[error("appliance {name}: {cause}")]
+    OfAppliance {
+        /// What it is called.
+        name: RdsName,
+        /// How.
+        cause: Box<Error>,
+    },
+    /// A page of a list that was never given out.
+    #[error("starting_token {0:?} is not one that this driver gave out; list from the start")]
+    Token(String),
     /// A host name could not be resolved in time.
     #[error("cannot resolve {name:?}: {cause}; give an address with --nvme-address or nvmeAddress")]
     Resolve {
@@ -132,8 +153,14 @@ impl Error {
             | Self::Resolve { .. }
             | Self::Unknown { .. } => Code::Unavailable,
             Self::NoTopology(_) => Code::ResourceExhausted,
-            Self::NotMade { cause, .. } if cause.speaks_of_space() => Code::ResourceExhausted,
-            Self::NotMade { .. } | Self::Internal(_) => Code::Internal,
+            Self::Token(_) => Code::Aborted,
+            Self::OfAppliance { cause, .. } => cause.code(),
+            Self::NotMade { cause, .. } | Self::NotGrown { cause, .. }
+                if cause.speaks_of_space() =>
+            {
+                Code::ResourceExhausted
+            }
+            Self::NotMade { .. } | Self::NotGrown { .. } | Self::Internal(_) => Code::Internal,
             Self::NotImplemented(_) => Code::Unimplemented,
             Self::Appliance(e) => match e {
                 A::Unreachable { .. }
@@ -151,6 +178,12 @@ impl Error {
                 A::InvalidValue { .. } | A::Refused { .. } => Code::Internal,
             },
         }
+    }
+
+    /// Says which of several appliances it was.
+    #[must_use]
+    pub fn of_appliance(self, name: &RdsName) -> Self {
+        Self::OfAppliance { name: name.clone(), cause: Box::new(self) }
     }
 
     /// Marks a failure that came after the first change was sent.
@@ -192,6 +225,7 @@ mod tests {
             (Error::NotConfirmed { what: s(), seconds: 1 }, Code::Unavailable),
             (Error::NotImplemented("x"), Code::Unimplemented),
             (Error::NoTopology(s()), Code::ResourceExhausted),
+            (Error::Token(s()), Code::Aborted),
             (appliance(ApplianceError::Unreachable { host: s(), cause: s() }), Code::Unavailable),
             (
                 appliance(ApplianceError::Unauthorized { host: s(), user: s(), dir: s() }),

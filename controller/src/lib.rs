@@ -10,6 +10,7 @@
 
 pub mod appliances;
 pub mod config;
+pub mod crash;
 pub mod credentials;
 mod csi;
 pub mod error;
@@ -17,6 +18,7 @@ mod fleet;
 pub mod logging;
 pub mod metrics;
 mod operations;
+pub mod orphans;
 pub mod routeros;
 pub mod rules;
 pub mod server;

@@ -26,6 +26,7 @@ use crate::csi::Service;
 use crate::fleet::Fleet;
 use crate::metrics::{self, Metrics};
 use crate::operations::Operations;
+use crate::orphans;
 use crate::routeros::{Appliance, transport};
 use crate::volumes::{Settings, Volumes};
 use crate::watch::watch;
@@ -52,6 +53,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             tokio::spawn(watch(own, metrics, every, stop.clone()));
         }
         members.push(volumes(config, appliance, &args));
+    }
+    if args.orphans.orphans {
+        return orphans::run(&args.orphans, &members).await;
     }
     let operations = Operations::default();
     let service = Service::new(

@@ -12,8 +12,17 @@ use rds_csi_proto::csi::controller_service_capability::{Type, rpc::Type as Rpc};
 use rds_csi_proto::csi::*;
 
 /// A new one comes here together with the tests of what it announces.
-const CONTROLLER: &[Rpc] =
-    &[Rpc::CreateDeleteVolume, Rpc::PublishUnpublishVolume, Rpc::SingleNodeMultiWriter];
+const CONTROLLER: &[Rpc] = &[
+    Rpc::CreateDeleteVolume,
+    Rpc::PublishUnpublishVolume,
+    Rpc::SingleNodeMultiWriter,
+    Rpc::ListVolumes,
+    Rpc::ListVolumesPublishedNodes,
+    Rpc::GetCapacity,
+    Rpc::ExpandVolume,
+    Rpc::GetVolume,
+    Rpc::VolumeCondition,
+];
 
 async fn announced(lab: &Lab) -> (Vec<i32>, Vec<PluginCapability>) {
     let request = ControllerGetCapabilitiesRequest {};

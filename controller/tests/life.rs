@@ -130,8 +130,9 @@ async fn capabilities_are_what_is_built() {
     assert!(!info.vendor_version.is_empty());
     let probe = lab.identity().probe(ProbeRequest {}).await.unwrap().into_inner();
     assert_eq!(probe.ready, Some(true));
-    let listed = lab.volumes().list_volumes(ListVolumesRequest::default()).await;
-    refused(listed, Code::Unimplemented, "ListVolumes");
+    let modified = ControllerModifyVolumeRequest { volume_id: ID.into(), ..Default::default() };
+    let modified = lab.volumes().controller_modify_volume(modified).await;
+    refused(modified, Code::Unimplemented, "ControllerModifyVolume");
 
     lab.create(ID).await.unwrap();
     let validate = |volume: &str, capability| ValidateVolumeCapabilitiesRequest {

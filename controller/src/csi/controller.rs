@@ -14,6 +14,7 @@ use tracing::{Instrument, info_span};
 use super::{Service, patience};
 use crate::error::Error;
 use crate::rules::capability;
+use crate::rules::size::{SizePlan, csi_bytes};
 use crate::volumes::{CreatePlan, PublishRequest};
 
 /// What is built, tested and true.
@@ -21,6 +22,12 @@ const CAPABILITIES: &[rpc::Type] = &[
     rpc::Type::CreateDeleteVolume,
     rpc::Type::PublishUnpublishVolume,
     rpc::Type::SingleNodeMultiWriter,
+    rpc::Type::ListVolumes,
+    rpc::Type::ListVolumesPublishedNodes,
+    rpc::Type::GetCapacity,
+    rpc::Type::ExpandVolume,
+    rpc::Type::GetVolume,
+    rpc::Type::VolumeCondition,
 ];
 
 fn required(name: &str, value: &str) -> Result<(), Error> {
@@ -188,16 +195,22 @@ impl Controller for Service {
 
     async fn list_volumes(
         &self,
-        _: Request<ListVolumesRequest>,
+        request: Request<ListVolumesRequest>,
     ) -> Result<Response<ListVolumesResponse>, Status> {
-        self.not_implemented("ListVolumes")
+        const RPC: &str = "ListVolumes";
+        self.answer(RPC, self.volumes.list(&request.into_inner()))
+            .instrument(info_span!("rpc", rpc = RPC))
+            .await
     }
 
     async fn get_capacity(
         &self,
-        _: Request<GetCapacityRequest>,
+        request: Request<GetCapacityRequest>,
     ) -> Result<Response<GetCapacityResponse>, Status> {
-        self.not_implemented("GetCapacity")
+        const RPC: &str = "GetCapacity";
+        self.answer(RPC, self.volumes.capacity(&request.into_inner()))
+            .instrument(info_span!("rpc", rpc = RPC))
+            .await
     }
 
     async fn create_snapshot(
@@ -230,16 +243,53 @@ impl Controller for Service {
 
     async fn controller_expand_volume(
         &self,
-        _: Request<ControllerExpandVolumeRequest>,
+        request: Request<ControllerExpandVolumeRequest>,
     ) -> Result<Response<ControllerExpandVolumeResponse>, Status> {
-        self.not_implemented("ControllerExpandVolume")
+        const RPC: &str = "ControllerExpandVolume";
+        let wait = patience(request.metadata());
+        let request = request.into_inner();
+        let span = info_span!("rpc", rpc = RPC, volume = ?request.volume_id);
+        self.answer(RPC, async {
+            required("volume_id", &request.volume_id)?;
+            let range = request
+                .capacity_range
+                .ok_or_else(|| Error::Invalid("capacity_range is required".into()))?;
+            let plan = SizePlan::new(Some((range.required_bytes, range.limit_bytes)))?;
+            if let Some(capability) = &request.volume_capability {
+                capability::check(capability)?;
+            }
+            let missing = || Error::NotFound(request.volume_id.clone());
+            let volume: VolumeId = request.volume_id.parse().map_err(|_| missing())?;
+            let volumes = Arc::clone(&self.volumes);
+            let own = volume.clone();
+            let size = self
+                .operations
+                .run(RPC, &volume, wait, async move { volumes.expand(&own, &plan).await })
+                .await?;
+            // The node has the shield, a raw volume's size too, and the file system to grow.
+            Ok(ControllerExpandVolumeResponse {
+                capacity_bytes: csi_bytes(size)?,
+                node_expansion_required: true,
+            })
+        })
+        .instrument(span)
+        .await
     }
 
     async fn controller_get_volume(
         &self,
-        _: Request<ControllerGetVolumeRequest>,
+        request: Request<ControllerGetVolumeRequest>,
     ) -> Result<Response<ControllerGetVolumeResponse>, Status> {
-        self.not_implemented("ControllerGetVolume")
+        const RPC: &str = "ControllerGetVolume";
+        let id = request.into_inner().volume_id;
+        let span = info_span!("rpc", rpc = RPC, volume = ?id);
+        self.answer(RPC, async {
+            required("volume_id", &id)?;
+            let volume: VolumeId = id.parse().map_err(|_| Error::NotFound(id.clone()))?;
+            self.volumes.get(&volume).await
+        })
+        .instrument(span)
+        .await
     }
 
     async fn controller_modify_volume(

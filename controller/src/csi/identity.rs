@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 
 use rds_csi_proto::csi::identity_server::Identity;
-use rds_csi_proto::csi::plugin_capability::{Service as PluginService, Type, service};
+use rds_csi_proto::csi::plugin_capability::{
+    Service as PluginService, Type, VolumeExpansion, service, volume_expansion,
+};
 use rds_csi_proto::csi::{
     GetPluginCapabilitiesRequest, GetPluginCapabilitiesResponse, GetPluginInfoRequest,
     GetPluginInfoResponse, PluginCapability, ProbeRequest, ProbeResponse,
@@ -37,7 +39,9 @@ impl Identity for Service {
         let capability = |service: service::Type| PluginCapability {
             r#type: Some(Type::Service(PluginService { r#type: service.into() })),
         };
-        let capabilities = services.into_iter().map(capability).collect();
+        let online = VolumeExpansion { r#type: volume_expansion::Type::Online.into() };
+        let expansion = PluginCapability { r#type: Some(Type::VolumeExpansion(online)) };
+        let capabilities = services.into_iter().map(capability).chain([expansion]).collect();
         Ok(Response::new(GetPluginCapabilitiesResponse { capabilities }))
     }
 

@@ -8,6 +8,7 @@
 
 mod choose;
 mod find;
+mod list;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,6 +20,7 @@ use rds_csi_proto::ids::{NodeName, VolumeId};
 
 use crate::error::Error;
 use crate::routeros::DiskItem;
+use crate::rules::owner::NodeKey;
 use crate::volumes::{CreatePlan, PublishRequest, Volumes};
 
 /// All appliances, the main one first.
@@ -26,17 +28,32 @@ pub(crate) struct Fleet {
     members: Vec<Arc<Volumes>>,
     /// Where volumes were last seen, as an index into `members`.
     seen: Mutex<HashMap<VolumeId, usize>>,
+    /// Nodes by the name that owner tags have for them.
+    nodes: Mutex<HashMap<NodeKey, NodeName>>,
 }
 
 impl Fleet {
     /// At least one appliance.
     pub(crate) fn new(members: Vec<Volumes>) -> Self {
-        Self { members: members.into_iter().map(Arc::new).collect(), seen: Mutex::default() }
+        let nodes: HashMap<_, _> = members
+            .iter()
+            .flat_map(|m| m.nodes())
+            .map(|node| (NodeKey::of(node), node.clone()))
+            .collect();
+        Self {
+            members: members.into_iter().map(Arc::new).collect(),
+            seen: Mutex::default(),
+            nodes: Mutex::new(nodes),
+        }
     }
 
     /// The map is whole after any panic: each use is a single insertion, removal or look-up.
     fn seen(&self) -> MutexGuard<'_, HashMap<VolumeId, usize>> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn nodes(&self) -> MutexGuard<'_, HashMap<NodeKey, NodeName>> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether some volumes are not reached from everywhere.
@@ -93,6 +110,7 @@ impl Fleet {
         request: &PublishRequest,
     ) -> Result<HashMap<String, String>, Error> {
         let volume = &request.volume;
+        self.learn(&request.node);
         self.at_holder(volume, |member| async move { member.publish(request).await })
             .await?
             .ok_or_else(|| Error::NotFound(volume.to_string()))

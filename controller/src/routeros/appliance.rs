@@ -10,11 +10,14 @@ use rds_csi_proto::ids::{HostNqn, Nqn, RdsName, VolumeId};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::disk::{DISK_PROPS, DiskItem, DiskUse, FILE_PROPS, FileItem, USE_PROPS};
+use super::disk::{
+    self, DISK_PROPS, DiskItem, DiskUse, FILE_PROPS, FileItem, SPACE_PROPS, USE_PROPS,
+};
 use super::error::ApplianceError;
 use super::version::{FLOOR, Version};
 use super::wire::{Menu, Property, Request, Row, Switch, Target, Transport};
 use crate::metrics::Metrics;
+use crate::rules::capacity::DiskSpace;
 use crate::rules::owner::OwnerTag;
 use crate::rules::path::AppliancePath;
 
@@ -93,6 +96,36 @@ impl Appliance {
         self.print(Menu::Disk, None, USE_PROPS, DiskUse::read).await
     }
 
+    /// All items whose comment passes, read strictly; of the others nothing is read.
+    ///
+    /// # Errors
+    /// If there is any doubt.
+    pub async fn disks_where(
+        &self,
+        passes: impl Fn(&str) -> bool,
+    ) -> Result<Vec<DiskItem>, ApplianceError> {
+        let request = Request::Print {
+            menu: Menu::Disk,
+            filter: Some(Property::TypeFile),
+            proplist: DISK_PROPS,
+        };
+        let action = request.to_string();
+        let rows = self.call(request).await?;
+        rows.iter()
+            .filter(|row| row.get("comment").is_some_and(|comment| passes(comment)))
+            .map(DiskItem::read)
+            .collect::<Result<_, _>>()
+            .map_err(|cause| self.doubt(action, cause))
+    }
+
+    /// All disks with the space that they have or take.
+    ///
+    /// # Errors
+    /// If there is any doubt.
+    pub async fn space(&self) -> Result<Vec<DiskSpace>, ApplianceError> {
+        self.print(Menu::Disk, None, SPACE_PROPS, disk::space).await
+    }
+
     /// A file; `None` only if the appliance says so.
     ///
     /// # Errors
@@ -101,6 +134,14 @@ impl Appliance {
         let filter = Property::FileName(path.clone());
         let items = self.print(Menu::File, Some(filter), FILE_PROPS, FileItem::read).await?;
         self.only(items, "/file/print", |item| path.is(&item.name))
+    }
+
+    /// All files.
+    ///
+    /// # Errors
+    /// If there is any doubt.
+    pub async fn files(&self) -> Result<Vec<FileItem>, ApplianceError> {
+        self.print(Menu::File, None, FILE_PROPS, FileItem::read).await
     }
 
     /// Makes file and item, not exported.

@@ -4,6 +4,7 @@
 use std::fmt;
 
 use super::wire::{Property, Row, Switch};
+use crate::rules::capacity::DiskSpace;
 
 /// The appliance's name for an item, `*2A`, or a file's own name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,8 +45,11 @@ pub(super) const DISK_PROPS: &[&str] = &[
 ];
 /// What is read of all disks, to see which files they use.
 pub(super) const USE_PROPS: &[&str] = &[".id", "slot", "file-path"];
+/// What is read of all disks, to see how much is promised.
+pub(super) const SPACE_PROPS: &[&str] =
+    &[".id", "slot", "file-path", "size", "file-size", "free", "mount-point"];
 /// What is read of a file.
-pub(super) const FILE_PROPS: &[&str] = &[".id", "name"];
+pub(super) const FILE_PROPS: &[&str] = &[".id", "name", "size"];
 
 /// A volume's item.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,6 +84,8 @@ pub struct DiskUse {
 pub struct FileItem {
     pub id: ItemId,
     pub name: String,
+    /// In bytes, where it is told exactly.
+    pub size: Option<u64>,
 }
 
 /// RouterOS leaves out properties that are empty, so for texts absent means empty.
@@ -156,6 +162,39 @@ impl DiskItem {
     }
 }
 
+/// What space a disk has or takes.
+pub(super) fn space(row: &Row) -> Result<DiskSpace, String> {
+    Ok(DiskSpace {
+        slot: text(row, "slot"),
+        file_path: text(row, "file-path"),
+        size: number(row, "size")?,
+        // Shown rounded by some versions; the size is what counts.
+        file_size: number(row, "file-size").unwrap_or(None),
+        free: number(row, "free")?,
+        mount_point: text(row, "mount-point"),
+    })
+}
+
+#[cfg(test)]
+impl DiskItem {
+    /// A volume that nobody has, for tests.
+    pub(crate) fn sample(slot: &str, size: u64) -> Self {
+        Self {
+            id: ItemId("*2A".into()),
+            slot: slot.into(),
+            kind: "file".into(),
+            file_path: format!("/raid10/volumes/{slot}.img"),
+            size: Some(size),
+            export: false,
+            port: Some(4420),
+            nqn: format!("nqn.2000-02.com.mikrotik:{slot}"),
+            allow_host: "nqn.2014-08.org.nvmexpress:uuid:3f1e1c0a-9d6e-4a3c-8f54-0c7a6a0b7e11"
+                .into(),
+            comment: String::new(),
+        }
+    }
+}
+
 impl DiskUse {
     pub(super) fn read(row: &Row) -> Result<Self, String> {
         Ok(Self { id: id(row)?, slot: text(row, "slot"), file_path: text(row, "file-path") })
@@ -164,7 +203,9 @@ impl DiskUse {
 
 impl FileItem {
     pub(super) fn read(row: &Row) -> Result<Self, String> {
-        Ok(Self { id: id(row)?, name: required(row, "name")?.to_owned() })
+        // Only shown to people: one that is rounded is worth nothing.
+        let size = number(row, "size").unwrap_or(None);
+        Ok(Self { id: id(row)?, name: required(row, "name")?.to_owned(), size })
     }
 }
 

@@ -3,6 +3,10 @@
 
 pub mod attach;
 pub mod capability;
+pub mod capacity;
+pub mod expand;
+pub mod health;
+pub mod orphan;
 pub mod owner;
 pub mod path;
 pub mod size;

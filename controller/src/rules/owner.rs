@@ -4,10 +4,14 @@
 //! recorded, so that a controller that starts knows what one that died had done:
 //!
 //! ```text
-//! rds-csi v1 cluster=<id> vol=<volume> [class=<hash>] stage=ready
+//! rds-csi v1 cluster=<id> vol=<volume> [class=<hash>] [made=<hex>] [opt=<letters>] stage=ready
 //! rds-csi v1 cluster=<id> vol=<volume> [class=<hash>] stage=attached node=<key> host=<uuid> mode=rwo since=<unix>
 //! rds-csi v1 cluster=<id> vol=<volume> [class=<hash>] stage=deleting
 //! ```
+//!
+//! `made` is when it was made, in seconds of Unix time; left out where the tag would become too
+//! long, or was not known. The letters of `opt`: `b`, made without a shield; `g`, grown, and
+//! its export has to be renewed still.
 //!
 //! Read strictly: fields in this order, nothing more, nothing less. Anything else is not
 //! ours and is left alone. RouterOS documents no limit for a comment; this one stays below
@@ -21,7 +25,9 @@ use sha2::{Digest, Sha256};
 
 const PREFIX: &str = "rds-csi v1 ";
 /// No tag is longer.
-pub const MAX_LEN: usize = 255;
+pub const MAX_LEN: usize = 255 + OPT_MAX;
+/// ` opt=bg` may go beyond, in the rarest of cases: it must not be left out.
+const OPT_MAX: usize = 7;
 
 /// Names this cluster on an appliance that several may share: 1 to 36 characters, so that
 /// the uid of the kube-system namespace fits.
@@ -174,8 +180,31 @@ pub struct OwnerTag {
     pub volume: VolumeId,
     /// Made from which parameters; absent for a volume taken over from an older driver.
     pub class: Option<ClassHash>,
+    /// What else there is to know.
+    pub notes: Notes,
     /// In which state.
     pub stage: Stage,
+}
+
+/// Marks that a volume carries through all its stages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Notes {
+    /// When it was made, in seconds of Unix time; unknown for those made before that was noted.
+    pub made: Option<u32>,
+    /// Made with `shield: "false"`.
+    pub bare: bool,
+    /// Its file has grown, but the export that hosts see may still be of before.
+    pub growing: bool,
+}
+
+impl Notes {
+    fn letters(self) -> String {
+        [(self.bare, 'b'), (self.growing, 'g')]
+            .iter()
+            .filter(|(on, _)| *on)
+            .map(|(_, c)| c)
+            .collect()
+    }
 }
 
 impl OwnerTag {
@@ -184,13 +213,39 @@ impl OwnerTag {
     pub fn at(&self, stage: Stage) -> Self {
         Self { stage, ..self.clone() }
     }
+
+    /// The same volume with or without an expansion to finish.
+    #[must_use]
+    pub fn growing(&self, growing: bool) -> Self {
+        Self { notes: Notes { growing, ..self.notes }, ..self.clone() }
+    }
 }
 
 impl fmt::Display for OwnerTag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = String::new();
+        self.write(&mut text, self.notes.made)?;
+        if text.len() > MAX_LEN - OPT_MAX {
+            text.clear();
+            self.write(&mut text, None)?;
+        }
+        f.write_str(&text)
+    }
+}
+
+impl OwnerTag {
+    fn write(&self, f: &mut String, made: Option<u32>) -> fmt::Result {
+        use fmt::Write as _;
         write!(f, "{PREFIX}cluster={} vol={}", self.cluster, self.volume)?;
         if let Some(class) = &self.class {
             write!(f, " class={}", class.0)?;
+        }
+        if let Some(made) = made {
+            write!(f, " made={made:08x}")?;
+        }
+        let letters = self.notes.letters();
+        if !letters.is_empty() {
+            write!(f, " opt={letters}")?;
         }
         match &self.stage {
             Stage::Ready => f.write_str(" stage=ready"),
@@ -224,6 +279,12 @@ impl OwnerTag {
             None => None,
             Some(text) => Some(ClassHash::parse(&text)?),
         };
+        let made = match field("made", &mut words) {
+            None => None,
+            Some(text) => Some(u32::from_str_radix(&text, 16).ok()?),
+        };
+        let opt = field("opt", &mut words).unwrap_or_default();
+        let notes = Notes { made, bare: opt.contains('b'), growing: opt.contains('g') };
         let stage = match field("stage", &mut words)?.as_str() {
             "ready" => Stage::Ready,
             "deleting" => Stage::Deleting,
@@ -241,7 +302,7 @@ impl OwnerTag {
             }),
             _ => return None,
         };
-        let tag = Self { cluster, volume, class, stage };
+        let tag = Self { cluster, volume, class, notes, stage };
         // One spelling only: whatever else was in there (a number with a sign, a field too
         // many) would be lost at the next write.
         (words.next().is_none() && tag.to_string() == comment).then_some(tag)

@@ -9,6 +9,7 @@ fn tag(stage: Stage) -> OwnerTag {
         cluster: "lab".parse().unwrap(),
         volume: ID.parse().unwrap(),
         class: Some(ClassHash::of([("shield", "true")].into_iter())),
+        notes: Notes::default(),
         stage,
     }
 }
@@ -95,11 +96,14 @@ proptest! {
         since in 0u64..100_000_000_000,
         shared: bool,
         with_class: bool,
+        made: bool,
+        bare: bool,
     ) {
         let t = OwnerTag {
             cluster: cluster.parse().unwrap(),
             volume: VolumeId::from_request_name(&node),
             class: with_class.then(|| ClassHash::of([("a", "b")].into_iter())),
+            notes: Notes { made: made.then_some(7), bare, growing: bare },
             stage: Stage::Attached(Attachment {
                 node: NodeKey::of(&node.parse().unwrap()),
                 host: HostNqn::random(),
@@ -109,7 +113,11 @@ proptest! {
         };
         let text = t.to_string();
         prop_assert!(text.len() <= MAX_LEN, "{} bytes", text.len());
-        prop_assert_eq!(OwnerTag::parse(&text), Some(t));
+        // Only the stamp may be left out, where it does not fit.
+        let read = OwnerTag::parse(&text).unwrap();
+        prop_assert!(read.notes.made == t.notes.made || text.len() > 240);
+        prop_assert_eq!(OwnerTag { notes: t.notes, ..read.clone() }, t.clone());
+        prop_assert_eq!(Notes { made: None, ..read.notes }, Notes { made: None, ..t.notes });
     }
 
     #[test]

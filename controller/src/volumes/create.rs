@@ -11,12 +11,13 @@ use rds_csi_proto::csi::{self, CreateVolumeRequest, TopologyRequirement};
 use rds_csi_proto::ids::{HostNqn, Nqn, RdsName, VolumeId};
 use rds_csi_proto::params::{KNOWN_KEYS, VolumeParams, context_keys};
 
-use super::{Pace, Volumes, foreign, portal};
+use super::{Pace, Volumes, foreign, portal, publish::unix_time};
+use crate::crash;
 use crate::error::Error;
 
 use crate::routeros::{ApplianceError, DiskItem, NewDisk};
 use crate::rules::capability;
-use crate::rules::owner::{ClassHash, OwnerTag, Ownership, Stage};
+use crate::rules::owner::{ClassHash, Notes, OwnerTag, Ownership, Stage};
 use crate::rules::path::AppliancePath;
 use crate::rules::size::{SizePlan, csi_bytes};
 
@@ -88,31 +89,40 @@ impl CreatePlan {
 impl Volumes {
     /// Makes the volume, or finds that it was made.
     pub(crate) async fn create(&self, plan: &CreatePlan) -> Result<csi::Volume, Error> {
-        let directory = self.directory(plan)?;
+        let directory = self.directory(plan.params.volume_path.as_deref())?;
         let nvme_address = self.nvme_address(plan).await?;
         let file = directory.volume_file(&plan.volume);
         let nqn: Nqn = format!("nqn.2000-02.com.mikrotik:{}", plan.volume)
             .parse()
             .map_err(|e| Error::Internal(format!("{e}")))?;
-        if let Some(item) = self.appliance.disk(&plan.volume).await? {
-            self.check_existing(plan, &item, &file)?;
+        // The file is looked at first: if it is not there, neither is a whole volume, and an
+        // item without one makes the appliance refuse `add`. So the item has to be looked at
+        // only where there is something.
+        let there = self.appliance.file(&file).await?.is_some();
+        crash::point("create.looked");
+        if there {
+            match self.appliance.disk(&plan.volume).await? {
+                Some(item) => self.check_existing(plan, &item, &file)?,
+                None => return Err(leftover(&file)),
+            }
         } else {
-            self.refuse_leftover(&file).await?;
             self.add(plan, &file, &nqn).await?;
         }
+        crash::point("create.added");
         // What is there counts, not what was asked for.
         let item = self.wait_for_size(plan).await.map_err(|e| match e {
             e @ Error::Exists(_) => e,
             e => e.after_change(begun(plan)),
         })?;
+        crash::point("create.sized");
         tracing::info!(bytes = item.size, file = %file, "volume is there");
         self.describe(plan, &item, &file, nvme_address)
     }
 
-    fn directory(&self, plan: &CreatePlan) -> Result<AppliancePath, Error> {
+    pub(super) fn directory(&self, given: Option<&str>) -> Result<AppliancePath, Error> {
         let roots = &self.settings.roots;
         let default = roots.first().ok_or_else(|| Error::Internal("no --volume-path".into()))?;
-        let Some(given) = &plan.params.volume_path else { return Ok(default.clone()) };
+        let Some(given) = given else { return Ok(default.clone()) };
         let given: AppliancePath = given.parse().map_err(Error::Invalid)?;
         if roots.iter().any(|root| given.is_within(root)) {
             return Ok(given);
@@ -172,18 +182,6 @@ impl Volumes {
         Ok(())
     }
 
-    /// A file without an item is somebody's data whose item was lost. A new item on it would
-    /// hand that data to a stranger.
-    async fn refuse_leftover(&self, file: &AppliancePath) -> Result<(), Error> {
-        match self.appliance.file(file).await? {
-            None => Ok(()),
-            Some(_) => Err(Error::Refused(format!(
-                "file {file} exists on the appliance without a disk item, and is not touched; \
-                 if nobody needs it, remove it by hand"
-            ))),
-        }
-    }
-
     async fn add(&self, plan: &CreatePlan, file: &AppliancePath, nqn: &Nqn) -> Result<(), Error> {
         let added = self
             .appliance
@@ -198,6 +196,11 @@ impl Volumes {
                     cluster: self.settings.cluster.clone(),
                     volume: plan.volume.clone(),
                     class: Some(plan.class()),
+                    notes: Notes {
+                        made: u32::try_from(unix_time()).ok(),
+                        bare: !plan.params.session.shield,
+                        growing: false,
+                    },
                     stage: Stage::Ready,
                 },
             })
@@ -280,6 +283,15 @@ impl Volumes {
             accessible_topology: self.settings.topology.to_csi(),
         })
     }
+}
+
+/// A file without an item is somebody's data whose item was lost. A new item on it would
+/// hand that data to a stranger.
+fn leftover(file: &AppliancePath) -> Error {
+    Error::Refused(format!(
+        "file {file} exists on the appliance without a disk item, and is not touched; if nobody \
+         needs it, remove it by hand"
+    ))
 }
 
 fn begun(plan: &CreatePlan) -> String {

@@ -7,6 +7,7 @@
 use rds_csi_proto::ids::VolumeId;
 
 use super::{Pace, Volumes};
+use crate::crash;
 use crate::error::Error;
 use crate::routeros::wire::{Property, Switch};
 use crate::routeros::{ApplianceError, DiskItem};
@@ -18,10 +19,14 @@ impl Volumes {
     pub(crate) async fn delete(&self, volume: &VolumeId) -> Result<(), Error> {
         let (item, tag) = self.existing(volume).await?;
         let file = self.may_delete(volume, &item, &tag).await?;
+        crash::point("delete.looked");
         let begun = |e: Error| e.after_change(format!("DeleteVolume of {volume}"));
         self.mark(volume, &tag).await.map_err(begun)?;
+        crash::point("delete.marked");
         self.delete_file(&file).await.map_err(begun)?;
+        crash::point("delete.file");
         self.delete_item(volume).await.map_err(begun)?;
+        crash::point("delete.item");
         // In case the appliance made the file anew while the item was still there.
         self.delete_file(&file).await.map_err(begun)?;
         tracing::info!(%file, "volume deleted");
@@ -85,7 +90,7 @@ impl Volumes {
         }
         let deleting = tag.at(Stage::Deleting);
         let properties = vec![Property::Export(Switch::Off), Property::Comment(deleting)];
-        self.change(volume, "marking for deletion", properties).await
+        self.change(volume, "marking for deletion", properties).await.map(drop)
     }
 
     /// Removes a file that is known to be ours, and sees that it is gone.

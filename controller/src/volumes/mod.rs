@@ -1,13 +1,16 @@
-//! What is done to volumes: create, delete, attach, detach. Each operation looks at the item
+//! What is done to volumes: create, delete, expand, attach, detach, list. Each operation looks at the item
 //! first, changes as little as needed, and reads back what it changed; each can be repeated
 //! from any point at which it may have stopped.
 
 mod create;
 mod delete;
+mod expand;
+mod look;
 pub(crate) mod portal;
 mod publish;
 
 pub(crate) use create::CreatePlan;
+pub(crate) use look::Seen;
 pub(crate) use publish::PublishRequest;
 
 use std::sync::Arc;
@@ -72,6 +75,10 @@ impl Volumes {
         self.settings.rds.host()
     }
 
+    pub(crate) fn nodes(&self) -> &[NodeName] {
+        &self.settings.nodes
+    }
+
     pub(crate) fn topology(&self) -> &Segments {
         &self.settings.topology
     }
@@ -121,7 +128,7 @@ impl Volumes {
         volume: &VolumeId,
         what: &str,
         properties: Vec<Property>,
-    ) -> Result<(), Error> {
+    ) -> Result<DiskItem, Error> {
         let unanswered = match self.appliance.set_disk(volume, properties.clone()).await {
             Ok(()) => None,
             Err(e @ ApplianceError::Ambiguous { .. }) => Some(e),
@@ -132,7 +139,7 @@ impl Volumes {
             let item = self.appliance.disk(volume).await?;
             let item = item.ok_or_else(|| Error::NotFound(volume.to_string()))?;
             if properties.iter().all(|p| item.shows(p)) {
-                return Ok(());
+                return Ok(item);
             }
             match (pace.again(&format!("{what} of {volume}")).await, unanswered.clone()) {
                 (Ok(()), _) => {}
@@ -146,7 +153,7 @@ impl Volumes {
     /// what fencing rests upon.
     async fn export_off(&self, volume: &VolumeId) -> Result<(), Error> {
         let off = vec![Property::Export(Switch::Off)];
-        self.change(volume, "turning the export off", off).await
+        self.change(volume, "turning the export off", off).await.map(drop)
     }
 }
 

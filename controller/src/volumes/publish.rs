@@ -136,7 +136,7 @@ impl Volumes {
 
     async fn export_on(&self, volume: &VolumeId) -> Result<(), Error> {
         let on = vec![Property::Export(Switch::On)];
-        self.change(volume, "turning the export on", on).await
+        self.change(volume, "turning the export on", on).await.map(drop)
     }
 
     /// Detaches the volume from a node, or from all; on return the node cannot have it.
@@ -203,6 +203,6 @@ fn held_by(volume: &VolumeId, holder: &Attachment, wanted: Sharing) -> String {
 }
 
 /// For people who read the comment; nothing is decided by it.
-fn unix_time() -> u64 {
+pub(super) fn unix_time() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }

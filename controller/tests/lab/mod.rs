@@ -142,6 +142,19 @@ impl Lab {
         self.channel = connect(self.path("csi.sock")).await;
     }
 
+    /// Starts it anew, to be killed at a named point (src/crash.rs).
+    pub async fn restart_controller_at(&mut self, point: &str) {
+        self.controller.kill();
+        let mut command = controller(&self.controller_args(), self.dir.path());
+        self.controller = Process(command.env("RDS_CSI_CRASH_AT", point).spawn().unwrap());
+        self.channel = connect(self.path("csi.sock")).await;
+    }
+
+    /// The controller's flags.
+    pub fn controller_args(&self) -> Vec<String> {
+        controller_args(self.dir.path(), &self.url)
+    }
+
     /// `rds-sim ctl ...`.
     pub fn ctl(&self, command: &[&str]) -> Value {
         ctl_of(&self.path("rds"), command)
@@ -300,22 +313,31 @@ pub fn ctl_of(state: &Path, command: &[&str]) -> Value {
     serde_json::from_slice(&out.stdout).unwrap_or(Value::Null)
 }
 
-fn start_controller(dir: &Path, url: &str, flags: &[&str]) -> Process {
-    let child = Command::new(env!("CARGO_BIN_EXE_rds-csi-controller"))
-        .arg("--endpoint")
-        .arg(format!("unix://{}", dir.join("csi.sock").display()))
-        .args(["--rds-url", url])
-        .arg("--rds-credentials")
-        .arg(dir.join("secrets"))
-        .args(["--volume-path", DIRECTORY])
+fn controller_args(dir: &Path, url: &str) -> Vec<String> {
+    let socket = format!("unix://{}", dir.join("csi.sock").display());
+
+    let secrets = dir.join("secrets").display().to_string();
+    ["--endpoint", &socket, "--rds-url", url, "--rds-credentials", &secrets]
+        .into_iter()
+        .chain(["--volume-path", DIRECTORY])
+        .map(str::to_owned)
+        .collect()
+}
+
+fn controller(args: &[String], dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rds-csi-controller"));
+    command
+        .args(args)
         .env("RDS_CSI_CLUSTER_ID", "lab")
         .env("RDS_CSI_NO_KUBERNETES", "true")
-        .args(flags)
         .env("RUST_LOG", "debug,h2=info,hyper=info,rustls=info,russh=info")
-        .stderr(log(dir, "controller.log"))
-        .spawn()
-        .unwrap();
-    Process(child)
+        .stderr(log(dir, "controller.log"));
+    command
+}
+
+fn start_controller(dir: &Path, url: &str, flags: &[&str]) -> Process {
+    let mut command = controller(&controller_args(dir, url), dir);
+    Process(command.args(flags).spawn().unwrap())
 }
 
 async fn connect(socket: PathBuf) -> Channel {

@@ -206,11 +206,10 @@ impl<S: Sessions> NodeRpc for NodeService<S> {
         let capability = |of: rpc::Type| NodeServiceCapability {
             r#type: Some(Type::Rpc(Rpc { r#type: of.into() })),
         };
-        // NodeExpandVolume works, but is not announced before the controller can expand:
-        // Kubernetes would offer users what ends half-way.
         let capabilities = [
             rpc::Type::StageUnstageVolume,
             rpc::Type::GetVolumeStats,
+            rpc::Type::ExpandVolume,
             rpc::Type::VolumeCondition,
             rpc::Type::SingleNodeMultiWriter,
             rpc::Type::VolumeMountGroup,

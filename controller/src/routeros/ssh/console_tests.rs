@@ -4,7 +4,7 @@ use rds_sim::console::syntax::{Call, Piece, Place, Statement, SyntaxError, Value
 
 use super::*;
 use crate::routeros::wire::Switch;
-use crate::rules::owner::{Attachment, ClassHash, NodeKey, OwnerTag, Sharing, Stage};
+use crate::rules::owner::{Attachment, ClassHash, NodeKey, Notes, OwnerTag, Sharing, Stage};
 use rds_csi_proto::ids::{HostNqn, VolumeId};
 
 const MARK: &str = "rds-1";
@@ -101,6 +101,7 @@ fn property() -> impl Strategy<Value = Property> {
             cluster: cluster.parse().unwrap(),
             volume,
             class: Some(ClassHash::of([("a", "b")].into_iter())),
+            notes: Notes::default(),
             stage: match attached {
                 false => Stage::Ready,
                 true => Stage::Attached(Attachment {
