@@ -72,6 +72,20 @@ bench: bench-build ## Recovery time, cost of the shield and of the shim, as rati
 bench-shield: setup build ## What the shield costs, in instructions a request, function by function
 	tests/profile/run.sh $(firstword $(KERNELS))
 
+# Static, as in the image; by glibc, since the musl target is not everywhere.
+SHIM_TARGET := x86_64-unknown-linux-gnu
+SHIM_STATIC := $(or $(CARGO_TARGET_DIR),target)/static
+.PHONY: bench-shim
+bench-shim: setup ## The shim's cost: milliseconds a call, memory, size of the static binary; on this machine itself
+	cargo build --workspace
+	RUSTFLAGS='-C target-feature=+crt-static' cargo build --release -p rds-csi-shim \
+		--target $(SHIM_TARGET) --target-dir $(SHIM_STATIC)
+	$(BIN)/rds-scenario bench-shim --shim $(SHIM_STATIC)/$(SHIM_TARGET)/release/rds-csi-shim
+
+.PHONY: bench-busy
+bench-busy: setup ## How long the search for a volume's users takes among 2,000 processes; on this machine itself
+	cargo run -p rds-node-agent --example busy-scan
+
 .PHONY: bench-fleet
 bench-fleet: bench-build ## 32 volumes lost at once: recovery, connections, the agent's memory and idle CPU
 	$(BENCH_BIN)/rds-vm run --kernel $(firstword $(KERNELS)) --timeout $(DEMO_TIMEOUT) \

@@ -207,6 +207,8 @@ with_crash_agent() {
 controller_crash() {
 	one "controller crash points" cargo test --workspace --features rds-csi-controller/crash-points \
 		--test crash
+	# The binary that all else uses must not be that one.
+	logged "$log" cargo build --workspace
 }
 # By itself; a whole run has it in the step `guest`.
 step_crash() {
@@ -232,6 +234,7 @@ step_guest() {
 		complain "the kernel tests do not build: see $log"
 		return
 	fi
+	controller_crash
 	with_crash_agent || return 0
 	local kernel
 	for kernel in $kernels; do

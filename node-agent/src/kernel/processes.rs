@@ -11,6 +11,9 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::thread;
 
 use rustix::fs::{AtFlags, CWD, Statx, StatxFlags};
 
@@ -75,14 +78,40 @@ pub fn scan(search: &Search, mut found: impl FnMut(Holder)) -> Result<()> {
     let tables = namespaces(&pids)?;
     let mounts = mounted(search, &own, &tables, &shown, &mut found);
     let me = std::process::id();
-    for pid in pids.iter().copied().filter(|p| *p != me) {
-        open_files(pid, &devices, &shown, &mounts, &mut found);
-    }
+    let others: Vec<u32> = pids.into_iter().filter(|p| *p != me).collect();
+    for_each(&others, |pid, found| open_files(pid, &devices, &shown, &mounts, found), &mut found);
     // Last, because reading the mappings of a process that is stuck in a fault can hang.
-    for pid in pids.iter().copied().filter(|p| *p != me) {
-        mappings(pid, &shown, &mut found);
-    }
+    for_each(&others, |pid, found| mappings(pid, &shown, found), &mut found);
     Ok(())
+}
+
+/// Threads of a search: nearly all of it is system calls, which the kernel answers side by
+/// side. More would only hold more of a host that is busy enough to be searched.
+const SEARCHERS: usize = 4;
+
+/// Looks at each process, by a few threads; one that hangs does not keep the others from
+/// telling what they find.
+fn for_each(
+    pids: &[u32],
+    look: impl Fn(u32, &mut dyn FnMut(Holder)) + Sync,
+    found: &mut impl FnMut(Holder),
+) {
+    let next = AtomicUsize::new(0);
+    let (send, findings) = mpsc::channel();
+    thread::scope(|scope| {
+        for _ in 0..SEARCHERS {
+            let send = send.clone();
+            let (next, look) = (&next, &look);
+            scope.spawn(move || {
+                while let Some(pid) = pids.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    // It fails only if nobody listens any more.
+                    look(*pid, &mut |holder| drop(send.send(holder)));
+                }
+            });
+        }
+        drop(send);
+        findings.into_iter().for_each(&mut *found);
+    });
 }
 
 /// Partitions that the kernel made of the device (on a bare namespace without a shield).
@@ -224,7 +253,7 @@ fn open_files(
     devices: &HashSet<DeviceNumber>,
     shown: &HashSet<DeviceNumber>,
     mounts: &HashSet<u64>,
-    found: &mut impl FnMut(Holder),
+    found: &mut dyn FnMut(Holder),
 ) {
     let base = PathBuf::from(format!("/proc/{pid}"));
     let mut check = |path: &Path, what: &str| {
@@ -264,7 +293,7 @@ fn is_use(
 }
 
 /// Files that are mapped but no longer open.
-fn mappings(pid: u32, shown: &HashSet<DeviceNumber>, found: &mut impl FnMut(Holder)) {
+fn mappings(pid: u32, shown: &HashSet<DeviceNumber>, found: &mut dyn FnMut(Holder)) {
     let Ok(maps) = fs::read(format!("/proc/{pid}/maps")) else { return };
     let hit = maps.split(|b| *b == b'\n').find_map(|line| mapped_file(line, shown));
     if let Some(file) = hit {

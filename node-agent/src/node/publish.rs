@@ -74,6 +74,7 @@ pub(crate) async fn publish<S: Sessions>(node: &Node<S>, request: PublishRequest
         operation
             .run("giving the files to the pod's group", GROUP, move || group::give(&staging, group))
             .await?;
+        crash::point("publish.grouped");
     }
     operation.run("publishing", LOCAL, move || job.run()).await?;
     record.note_publish(Publish { target: target.clone(), read_only, confirmed: true });
@@ -265,6 +266,7 @@ impl Job {
                 mounts::make_read_only(mount)
                     .map_err(Error::kernel("make read-only", self.target.display()))?;
             }
+            crash::point("publish.sealed");
         }
         self.expect_done(self.action()?)
     }

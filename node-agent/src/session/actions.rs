@@ -259,8 +259,10 @@ fn check_and_map(context: &Context, namespace: &Namespace, until: Instant) -> Re
     let while_active =
         seen.as_ref().is_some_and(|s| s.path == Some(namespace.number) && s.path_active);
     let since = match &seen {
-        Some(seen) => since(&context.samples, seen.number)?,
-        None => Since::default(),
+        // One that never had a table (the agent was killed while it made it) has carried no I/O,
+        // and the kernel keeps no counters of it.
+        Some(seen) if seen.size_bytes > 0 => since(&context.samples, seen.number)?,
+        _ => Since::default(),
     };
     let verdict = content::compare(&device, &context.content, &context.samples, since)
         .map_err(Error::kernel("read", &namespace.name))?;

@@ -186,8 +186,18 @@ impl Csi {
     }
 
     pub(crate) async fn publish(&mut self, volume: &Volume) -> Result<(), Status> {
+        self.publish_at(volume, &volume.target, false).await
+    }
+
+    /// NodePublishVolume for any pod.
+    pub(crate) async fn publish_at(
+        &mut self,
+        volume: &Volume,
+        target: &Path,
+        readonly: bool,
+    ) -> Result<(), Status> {
         let local = |e: std::io::Error| Status::internal(e.to_string());
-        if let Some(parent) = volume.target.parent() {
+        if let Some(parent) = target.parent() {
             fs::create_dir_all(parent).map_err(local)?;
         }
         self.node
@@ -195,9 +205,10 @@ impl Csi {
                 volume_id: volume.id.clone(),
                 publish_context: volume.publish_context.clone(),
                 staging_target_path: volume.staging.display().to_string(),
-                target_path: volume.target.display().to_string(),
+                target_path: target.display().to_string(),
                 volume_capability: Some(volume.capability.clone()),
                 volume_context: volume.volume_context.clone(),
+                readonly,
                 ..NodePublishVolumeRequest::default()
             }))
             .await?;
@@ -224,11 +235,38 @@ impl Csi {
         Ok(())
     }
 
+    /// ControllerExpandVolume: the file grows, and the export is toggled under whoever uses it.
+    pub(crate) async fn grow(&mut self, volume: &Volume, bytes: i64) -> Result<(), Status> {
+        let answer = self
+            .controller
+            .controller_expand_volume(request(ControllerExpandVolumeRequest {
+                volume_id: volume.id.clone(),
+                capacity_range: Some(CapacityRange { required_bytes: bytes, limit_bytes: 0 }),
+                volume_capability: Some(volume.capability.clone()),
+                ..ControllerExpandVolumeRequest::default()
+            }))
+            .await?
+            .into_inner();
+        if answer.capacity_bytes != bytes || !answer.node_expansion_required {
+            return Err(Status::internal(format!("asked for {bytes} bytes, got {answer:?}")));
+        }
+        Ok(())
+    }
+
     pub(crate) async fn unpublish(&mut self, volume: &Volume) -> Result<(), Status> {
+        self.unpublish_at(volume, &volume.target).await
+    }
+
+    /// NodeUnpublishVolume for any pod.
+    pub(crate) async fn unpublish_at(
+        &mut self,
+        volume: &Volume,
+        target: &Path,
+    ) -> Result<(), Status> {
         self.node
             .node_unpublish_volume(request(NodeUnpublishVolumeRequest {
                 volume_id: volume.id.clone(),
-                target_path: volume.target.display().to_string(),
+                target_path: target.display().to_string(),
             }))
             .await?;
         Ok(())

@@ -91,6 +91,8 @@ enum Command {
         #[arg(long, default_value_t = 9)]
         rounds: u32,
     },
+    /// What the shim costs: calls, memory, size. On this machine itself, not in a guest.
+    BenchShim(bench::host::Options),
     /// Every fault there is, on ext4, xfs and raw block at once, in one boot.
     Matrix(matrix::Options),
     /// Makes docs/fault-matrix.md of what runs of `matrix` have written; runs anywhere.
@@ -147,7 +149,7 @@ fn main() -> ExitCode {
             }
         };
     }
-    if std::env::var_os("RDS_VM").is_none() {
+    if std::env::var_os("RDS_VM").is_none() && !matches!(cli.command, Command::BenchShim(_)) {
         eprintln!(
             "rds-scenario breaks storage and networks, so it runs only in a guest: \
              rds-vm run --kernel 6.1 -- rds-scenario demo"
@@ -172,6 +174,7 @@ fn main() -> ExitCode {
             Command::Fencing => fencing::run().await,
             Command::Refusals => refusals::run().await,
             Command::Bench { only, rounds } => bench::run(&only, rounds).await,
+            Command::BenchShim(options) => bench::host::run(&options).await,
             Command::StateDisk => state_disk::run().await,
             Command::Crash { all, only } => {
                 let extent = if all { crash::Extent::Each } else { crash::Extent::Once };

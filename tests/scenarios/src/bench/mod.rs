@@ -5,10 +5,12 @@
 //!   its shield, and with the kernel alone as nvme-cli sets it up (reconnect_delay 10) and
 //!   with reconnect_delay 5;
 //! - [`data_path`]: the shield's device against a bare namespace;
-//! - [`control_path`]: a call through the shim against the same call to the agent.
+//! - [`control_path`]: a call through the shim against the same call to the agent;
+//! - [`host`]: the same outside of a guest, in milliseconds, with the shim's size.
 
 mod control_path;
 mod data_path;
+pub(crate) mod host;
 mod recovery;
 
 use std::collections::HashMap;

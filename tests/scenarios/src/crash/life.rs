@@ -4,18 +4,25 @@ use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use rds_csi_proto::csi::VolumeCapability;
+use rds_csi_proto::csi::volume_capability::AccessType;
 use tonic::{Code, Status};
 
 use super::world::{self, Facts};
 use crate::csi::{Csi, Volume, filesystem, raw_block};
 use crate::demo::{no_devices, status};
-use crate::process::results;
+use crate::process::{results, run};
 use crate::stack::Stack;
 
 const MIB: i64 = 1 << 20;
+const SMALL: i64 = 64 * MIB;
+const LARGE: i64 = 96 * MIB;
+/// The pod's fsGroup.
+const GROUP: &str = "4242";
 /// All repetitions of a call, with the restarts between them.
 const PATIENCE: Duration = Duration::from_secs(240);
 const PAUSE: Duration = Duration::from_millis(200);
@@ -28,6 +35,19 @@ pub(crate) enum Kind {
     Raw,
 }
 
+impl Kind {
+    fn capability(self) -> VolumeCapability {
+        let mut capability = match self {
+            Self::Raw => raw_block(),
+            Self::Filesystem => filesystem("ext4"),
+        };
+        if let Some(AccessType::Mount(mount)) = &mut capability.access_type {
+            mount.volume_mount_group = GROUP.into();
+        }
+        capability
+    }
+}
+
 /// What was there after each call.
 pub(crate) type Ends = HashMap<Call, Facts>;
 
@@ -35,9 +55,30 @@ pub(crate) type Ends = HashMap<Call, Facts>;
 pub(crate) enum Call {
     Stage,
     Publish,
+    /// A second pod, which may only read.
+    PublishReader,
+    /// After the controller has grown it, which takes its session away for a moment.
     Expand,
+    UnpublishReader,
     Unpublish,
     Unstage,
+}
+
+impl Call {
+    const ALL: [Self; 7] = [
+        Self::Stage,
+        Self::Publish,
+        Self::PublishReader,
+        Self::Expand,
+        Self::UnpublishReader,
+        Self::Unpublish,
+        Self::Unstage,
+    ];
+
+    /// A raw device is read-only for all of its users or for none.
+    fn is_of(self, kind: Kind) -> bool {
+        kind == Kind::Filesystem || !matches!(self, Self::PublishReader | Self::UnpublishReader)
+    }
 }
 
 pub(crate) struct Life<'a> {
@@ -86,20 +127,24 @@ impl<'a> Life<'a> {
     async fn live(&mut self, reference: Option<&Ends>) -> Result<Ends> {
         let mut csi = self.stack.csi().await?;
         let name = format!("pvc-{}", uuid::Uuid::new_v4());
-        let capability = if self.kind == Kind::Raw { raw_block() } else { filesystem("ext4") };
-        let created = csi.create(&name, 64 * MIB, capability, HashMap::new()).await;
+        let created = csi.create(&name, SMALL, self.kind.capability(), HashMap::new()).await;
         let mut volume = created.map_err(status("create"))?;
         csi.attach(&mut volume).await.map_err(status("attach"))?;
         self.start_agent().await?;
 
         let mut ends = Ends::new();
         let mut identity = None;
-        for call in [Call::Stage, Call::Publish, Call::Expand, Call::Unpublish, Call::Unstage] {
+        let kind = self.kind;
+        for call in Call::ALL.into_iter().filter(|call| call.is_of(kind)) {
             if call == Call::Expand {
                 self.write(&volume)?;
                 identity = Some(self.identity(&volume)?);
+                csi.grow(&volume, LARGE).await.map_err(status("grow"))?;
             }
             self.repeat(&csi, &volume, call).await.with_context(|| format!("{call:?}"))?;
+            if call == Call::Expand {
+                self.expect_grown(&volume)?;
+            }
             match reference.and_then(|r| r.get(&call)) {
                 Some(wanted) => world::becomes(self.stack, &volume, wanted)
                     .await
@@ -164,6 +209,23 @@ impl<'a> Life<'a> {
         file.sync_all().context("sync")
     }
 
+    /// What the pod has, not what a call says.
+    fn expect_grown(&self, volume: &Volume) -> Result<()> {
+        let target = volume.target.to_str().context("path")?;
+        let size: i64 = match self.kind {
+            Kind::Raw => run(&["blockdev", "--getsize64", target])?.trim().parse()?,
+            Kind::Filesystem => {
+                let told = run(&["stat", "-f", "-c", "%S %b", target])?;
+                let (block, blocks) = told.trim().split_once(' ').context(told.clone())?;
+                block.parse::<i64>()? * blocks.parse::<i64>()?
+            }
+        };
+        // A file system keeps some of it to itself.
+        let least = if self.kind == Kind::Raw { LARGE } else { SMALL + (LARGE - SMALL) / 2 };
+        ensure!(size >= least, "it has {size} bytes after it was expanded to {LARGE}");
+        Ok(())
+    }
+
     /// In the file behind the export: nothing is mounted any more.
     fn expect_data(&self, volume: &Volume) -> Result<()> {
         let mut file = File::open(self.stack.backing_file(&volume.id))?;
@@ -214,10 +276,17 @@ async fn make(csi: &mut Csi, volume: &Volume, call: Call) -> Result<(), Status> 
     match call {
         Call::Stage => csi.stage(volume).await,
         Call::Publish => csi.publish(volume).await,
-        Call::Expand => csi.expand(volume, 64 * MIB).await,
+        Call::PublishReader => csi.publish_at(volume, &reader(volume), true).await,
+        Call::Expand => csi.expand(volume, LARGE).await,
+        Call::UnpublishReader => csi.unpublish_at(volume, &reader(volume)).await,
         Call::Unpublish => csi.unpublish(volume).await,
         Call::Unstage => csi.unstage(volume).await,
     }
+}
+
+/// Where the second pod has it.
+fn reader(volume: &Volume) -> PathBuf {
+    PathBuf::from(volume.target.to_string_lossy().replace("pod-1", "pod-2"))
 }
 
 fn may_be_repeated(status: &Status) -> bool {
