@@ -174,6 +174,29 @@ impl HostNqn {
         Self(format!("{HOST_NQN_PREFIX}{}", Uuid::new_v4()))
     }
 
+    /// A fresh one that is never given to anybody: an export that admits only this host
+    /// admits none. It can be told from an attachment's, whoever reads it later: its UUID is
+    /// of version 8 (RFC 9562, free for applications), those of [`Self::random`] of version 4.
+    #[must_use]
+    pub fn closed() -> Self {
+        let custom = uuid::Builder::from_custom_bytes(Uuid::new_v4().into_bytes()).into_uuid();
+        Self(format!("{HOST_NQN_PREFIX}{custom}"))
+    }
+
+    /// Whether it was made by [`Self::closed`].
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        Uuid::try_parse(self.host_id()).is_ok_and(|u| u.get_version_num() == 8)
+    }
+
+    /// The one that belongs to a node within a shared attachment: it follows from this one,
+    /// and neither this one nor another node's follows from it.
+    #[must_use]
+    pub fn of_node(&self, node: &str) -> Self {
+        let epoch = Uuid::try_parse(self.host_id()).unwrap_or_default();
+        Self(format!("{HOST_NQN_PREFIX}{}", Uuid::new_v5(&epoch, node.as_bytes())))
+    }
+
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

@@ -9,6 +9,7 @@ use rds_csi_proto::ids::{HostNqn, Nqn, VolumeId};
 
 use super::ApplianceError;
 use super::disk::ItemId;
+use crate::rules::attachment::Allow;
 use crate::rules::owner::OwnerTag;
 use crate::rules::path::AppliancePath;
 
@@ -127,6 +128,8 @@ pub enum Property {
     Port(u16),
     Nqn(Nqn),
     AllowHost(HostNqn),
+    /// One or several, separated by commas.
+    AllowHosts(Allow),
     Comment(OwnerTag),
     /// The name of a file, without the leading slash.
     FileName(AppliancePath),
@@ -152,7 +155,7 @@ impl Property {
             Self::Export(_) => "nvme-tcp-export",
             Self::Port(_) => "nvme-tcp-server-port",
             Self::Nqn(_) => "nvme-tcp-server-nqn",
-            Self::AllowHost(_) => "nvme-tcp-server-allow-host-name",
+            Self::AllowHost(_) | Self::AllowHosts(_) => "nvme-tcp-server-allow-host-name",
             Self::Comment(_) => "comment",
             Self::FileName(_) => "name",
         }
@@ -172,6 +175,7 @@ impl Property {
             Self::Port(port) => port.to_string(),
             Self::Nqn(nqn) => nqn.to_string(),
             Self::AllowHost(host) => host.to_string(),
+            Self::AllowHosts(hosts) => hosts.to_string(),
             Self::Comment(tag) => tag.to_string(),
             Self::FileName(path) => path.file_name().to_owned(),
         }

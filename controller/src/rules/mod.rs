@@ -2,6 +2,7 @@
 //! and from where a volume can be reached.
 
 pub mod attach;
+pub mod attachment;
 pub mod capability;
 pub mod capacity;
 pub mod expand;
@@ -9,5 +10,6 @@ pub mod health;
 pub mod orphan;
 pub mod owner;
 pub mod path;
+pub mod refusal;
 pub mod size;
 pub mod topology;

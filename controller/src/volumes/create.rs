@@ -191,7 +191,7 @@ impl Volumes {
                 size: plan.size.size,
                 nqn: nqn.clone(),
                 port: plan.params.nvme_port,
-                closed: HostNqn::random(),
+                closed: HostNqn::closed(),
                 tag: OwnerTag {
                     cluster: self.settings.cluster.clone(),
                     volume: plan.volume.clone(),

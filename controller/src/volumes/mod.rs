@@ -2,16 +2,21 @@
 //! first, changes as little as needed, and reads back what it changed; each can be repeated
 //! from any point at which it may have stopped.
 
+mod attachments;
 mod create;
 mod delete;
 mod expand;
 mod look;
 pub(crate) mod portal;
+mod proof;
 mod publish;
+mod request;
 
+pub(crate) use attachments::Attachments;
 pub(crate) use create::CreatePlan;
 pub(crate) use look::Seen;
-pub(crate) use publish::PublishRequest;
+pub(crate) use proof::{AttachSettings, ExportProof};
+pub(crate) use request::PublishRequest;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +26,7 @@ use tokio::time::Instant;
 
 use crate::config::{Host, RdsUrl};
 use crate::error::Error;
-use crate::routeros::wire::{Property, Switch};
+use crate::routeros::wire::Property;
 use crate::routeros::{Appliance, ApplianceError, DiskItem};
 use crate::rules::owner::{ClusterId, OwnerTag, Ownership, judge};
 use crate::rules::path::AppliancePath;
@@ -46,6 +51,7 @@ pub(crate) struct Settings {
     pub(crate) topology: Segments,
     /// The nodes that exist; none given means that they are not known.
     pub(crate) nodes: Vec<NodeName>,
+    pub(crate) attach: AttachSettings,
 }
 
 /// Whose item has a volume's name.
@@ -60,11 +66,18 @@ pub(crate) enum Presence {
 pub(crate) struct Volumes {
     settings: Settings,
     appliance: Arc<Appliance>,
+    attachments: Arc<Attachments>,
+    proof: ExportProof,
 }
 
 impl Volumes {
-    pub(crate) fn new(settings: Settings, appliance: Arc<Appliance>) -> Self {
-        Self { settings, appliance }
+    pub(crate) fn new(
+        settings: Settings,
+        appliance: Arc<Appliance>,
+        attachments: Arc<Attachments>,
+    ) -> Self {
+        let proof = ExportProof::new(settings.attach.prove_off);
+        Self { settings, appliance, attachments, proof }
     }
 
     pub(crate) fn name(&self) -> &RdsName {
@@ -111,8 +124,14 @@ impl Volumes {
     /// The item and its tag, if there is an item; one that is not ours is refused.
     async fn ours(&self, volume: &VolumeId) -> Result<Option<(DiskItem, OwnerTag)>, Error> {
         let Some(item) = self.appliance.disk(volume).await? else { return Ok(None) };
-        match self.judge(&item, volume) {
-            Ownership::Ours(tag) => Ok(Some((item, tag))),
+        let tag = self.tag_of(&item, volume)?;
+        Ok(Some((item, tag)))
+    }
+
+    /// The item's tag; an item that is not ours is refused.
+    fn tag_of(&self, item: &DiskItem, volume: &VolumeId) -> Result<OwnerTag, Error> {
+        match self.judge(item, volume) {
+            Ownership::Ours(tag) => Ok(tag),
             Ownership::Foreign(why) => Err(Error::Refused(foreign(volume, &why))),
         }
     }
@@ -147,13 +166,6 @@ impl Volumes {
                 (Err(error), None) => return Err(error),
             }
         }
-    }
-
-    /// Turns the export off and sees that it is. This drops every connected host, so it is
-    /// what fencing rests upon.
-    async fn export_off(&self, volume: &VolumeId) -> Result<(), Error> {
-        let off = vec![Property::Export(Switch::Off)];
-        self.change(volume, "turning the export off", off).await.map(drop)
     }
 }
 
