@@ -180,7 +180,11 @@ impl World {
             Step::Refused(_) => self.work[c] = None,
             Step::Done(host) => {
                 self.work[c] = None;
-                self.answer(order, host);
+                // The caller is led with the controller: what one that leads no more says of
+                // a call that was made long ago answers nothing that is asked now.
+                if self.leader == c {
+                    self.answer(order, host);
+                }
             }
         }
     }
