@@ -6,7 +6,7 @@
 #
 # Every step's whole output is in target/test-logs/STEP.log. Settings, from the environment:
 #   KERNELS        kernels that the guest steps run on, one after the other (default: 6.1)
-#   GUEST_TIMEOUT  seconds that a guest's scenarios may take (default: 1500)
+#   GUEST_TIMEOUT  seconds that a guest's scenarios may take (default: 2000)
 #
 # A step is a function step_NAME. It may call:
 #   one NAME COMMAND...      a command that is one test case, by its exit code
@@ -16,7 +16,7 @@ cd "$(dirname "$0")/.."
 
 steps=(fmt clippy deny hosts unit appliance sanity packages guest)
 kernels=${KERNELS:-6.1}
-guest_timeout=${GUEST_TIMEOUT:-1500}
+guest_timeout=${GUEST_TIMEOUT:-2000}
 target=${CARGO_TARGET_DIR:-target}
 logs=target/test-logs
 mkdir -p "$logs"
