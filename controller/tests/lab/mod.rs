@@ -29,8 +29,8 @@ const HOST_KEY: [&str; 2] = ["--ssh-host-key", "ed25519"];
 
 /// Which way the controller takes to the appliance.
 ///
-/// Every file of tests runs over REST, and once more over SSH where there is a file
-/// `NAME_ssh.rs` beside it that includes it.
+/// Every file of tests runs over REST, and once more over SSH where a file `NAME_ssh.rs`
+/// beside it includes it (`over_ssh.rs` several).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Via {
     Rest,
