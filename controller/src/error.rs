@@ -1,6 +1,6 @@
 //! What can go wrong, and the one table that says which gRPC code it is.
 
-use rds_csi_proto::ids::{RdsName, VolumeId};
+use rds_csi_proto::ids::{RdsName, SnapshotId, VolumeId};
 use rds_csi_proto::params::ParamError;
 use tonic::{Code, Status};
 
@@ -21,6 +21,9 @@ pub enum Error {
     /// The appliance says that there is no such volume.
     #[error("volume {0:?} does not exist on the appliance")]
     NotFound(String),
+    /// The appliance says that there is no such snapshot.
+    #[error("snapshot {0:?} does not exist on the appliance")]
+    NoSuchSnapshot(String),
     /// The node is not among those that exist.
     #[error("node {0} does not exist: it is not one of the controller's --nodes")]
     NoSuchNode(String),
@@ -46,12 +49,10 @@ pub enum Error {
     #[error("{0}")]
     Refused(String),
     /// Another operation on the same volume is running.
-    #[error(
-        "{running} of volume {volume} has been running for {seconds} s; try again when it is done"
-    )]
+    #[error("{running} of {subject} has been running for {seconds} s; try again when it is done")]
     Busy {
-        /// Which volume.
-        volume: VolumeId,
+        /// Which volume or snapshot.
+        subject: String,
         /// The call that runs.
         running: &'static str,
         /// Since how long.
@@ -107,6 +108,16 @@ pub enum Error {
         /// What the appliance said.
         cause: ApplianceError,
     },
+    /// The appliance refused to make a snapshot's record, and nothing of it is there.
+    #[error("snapshot {snapshot} was not made, for which {size} bytes are needed: {cause}")]
+    NoSnapshot {
+        /// Which snapshot.
+        snapshot: SnapshotId,
+        /// How much it takes at once.
+        size: u64,
+        /// What the appliance said.
+        cause: ApplianceError,
+    },
     /// One of several appliances failed.
     #[error("appliance {name}: {cause}")]
     OfAppliance {
@@ -143,7 +154,7 @@ impl Error {
         match self {
             Self::Invalid(_) | Self::Param(_) => Code::InvalidArgument,
             Self::OutOfRange(_) => Code::OutOfRange,
-            Self::NotFound(_) | Self::NoSuchNode(_) => Code::NotFound,
+            Self::NotFound(_) | Self::NoSuchSnapshot(_) | Self::NoSuchNode(_) => Code::NotFound,
             Self::Exists(_) => Code::AlreadyExists,
             Self::Refused(_) => Code::FailedPrecondition,
             Self::Busy { .. } => Code::Aborted,
@@ -155,12 +166,17 @@ impl Error {
             Self::NoTopology(_) => Code::ResourceExhausted,
             Self::Token(_) => Code::Aborted,
             Self::OfAppliance { cause, .. } => cause.code(),
-            Self::NotMade { cause, .. } | Self::NotGrown { cause, .. }
+            Self::NotMade { cause, .. }
+            | Self::NotGrown { cause, .. }
+            | Self::NoSnapshot { cause, .. }
                 if cause.speaks_of_space() =>
             {
                 Code::ResourceExhausted
             }
-            Self::NotMade { .. } | Self::NotGrown { .. } | Self::Internal(_) => Code::Internal,
+            Self::NotMade { .. }
+            | Self::NotGrown { .. }
+            | Self::NoSnapshot { .. }
+            | Self::Internal(_) => Code::Internal,
             Self::NotImplemented(_) => Code::Unimplemented,
             Self::Appliance(e) => match e {
                 A::Unreachable { .. }

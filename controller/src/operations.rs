@@ -10,7 +10,6 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rds_csi_proto::ids::VolumeId;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
@@ -21,7 +20,7 @@ use crate::error::Error;
 /// operation is expected to take, shorter than the sidecars' usual patience.
 const LONGEST_WAIT: Duration = Duration::from_secs(120);
 
-type Running = Arc<Mutex<HashMap<VolumeId, (&'static str, Instant)>>>;
+type Running = Arc<Mutex<HashMap<String, (&'static str, Instant)>>>;
 
 /// The operations that run now.
 #[derive(Debug, Clone, Default)]
@@ -30,15 +29,15 @@ pub(crate) struct Operations {
     tasks: TaskTracker,
 }
 
-/// Holds a volume until it is dropped.
+/// Holds a volume or a snapshot until it is dropped.
 struct Claim {
     running: Running,
-    volume: VolumeId,
+    subject: String,
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        lock(&self.running).remove(&self.volume);
+        lock(&self.running).remove(&self.subject);
     }
 }
 
@@ -48,20 +47,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Operations {
-    fn claim(&self, volume: &VolumeId, rpc: &'static str) -> Result<Claim, Error> {
+    fn claim(&self, subject: &str, rpc: &'static str) -> Result<Claim, Error> {
         let mut map = lock(&self.running);
-        if let Some((running, since)) = map.get(volume) {
+        if let Some((running, since)) = map.get(subject) {
             return Err(Error::Busy {
-                volume: volume.clone(),
+                subject: subject.to_owned(),
                 running,
                 seconds: since.elapsed().as_secs(),
             });
         }
-        map.insert(volume.clone(), (rpc, Instant::now()));
-        Ok(Claim { running: Arc::clone(&self.running), volume: volume.clone() })
+        map.insert(subject.to_owned(), (rpc, Instant::now()));
+        Ok(Claim { running: Arc::clone(&self.running), subject: subject.to_owned() })
     }
 
-    /// Runs `work` as the only operation on `volume`, to its end; waits for it at most
+    /// Runs `work` as the only operation on `subject` (a volume or a snapshot), to its end; waits for it at most
     /// `wait` (the caller's own deadline).
     ///
     /// # Errors
@@ -70,7 +69,7 @@ impl Operations {
     pub(crate) async fn run<T, W>(
         &self,
         rpc: &'static str,
-        volume: &VolumeId,
+        subject: &(impl AsRef<str> + ?Sized),
         wait: Option<Duration>,
         work: W,
     ) -> Result<T, Error>
@@ -78,7 +77,7 @@ impl Operations {
         T: Send + 'static,
         W: Future<Output = Result<T, Error>> + Send + 'static,
     {
-        let claim = self.claim(volume, rpc)?;
+        let claim = self.claim(subject.as_ref(), rpc)?;
         let started = Instant::now();
         let task = self.tasks.spawn(
             async move {
@@ -108,6 +107,7 @@ impl Operations {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use rds_csi_proto::ids::VolumeId;
 
     fn volume() -> VolumeId {
         VolumeId::from_request_name("v")
@@ -131,7 +131,7 @@ mod tests {
         assert!(!operations.clone().drain(Duration::from_millis(20)).await);
         release.send(()).unwrap();
         assert!(operations.drain(Duration::from_secs(5)).await);
-        assert!(operations.claim(&volume, "CreateVolume").is_ok());
+        assert!(operations.claim(volume.as_str(), "CreateVolume").is_ok());
     }
 
     #[tokio::test]

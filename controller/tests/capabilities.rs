@@ -22,6 +22,9 @@ const CONTROLLER: &[Rpc] = &[
     Rpc::ExpandVolume,
     Rpc::GetVolume,
     Rpc::VolumeCondition,
+    Rpc::CreateDeleteSnapshot,
+    Rpc::ListSnapshots,
+    Rpc::CloneVolume,
 ];
 
 async fn announced(lab: &Lab) -> (Vec<i32>, Vec<PluginCapability>) {

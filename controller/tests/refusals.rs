@@ -181,7 +181,7 @@ async fn a_caller_that_gives_up_does_not_stop_the_work() {
     request.set_timeout(Duration::from_millis(900));
     let gave_up = lab.volumes().create_volume(request).await.unwrap_err();
     assert!([Code::DeadlineExceeded, Code::Cancelled].contains(&gave_up.code()), "{gave_up:?}");
-    refused(lab.delete(ID).await, Code::Aborted, "CreateVolume of volume");
+    refused(lab.delete(ID).await, Code::Aborted, "CreateVolume of pvc-");
     lab.ctl(&["clear"]);
     let mut created = lab.create(ID).await;
     for _ in 0..100 {

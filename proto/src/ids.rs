@@ -38,6 +38,11 @@ macro_rules! text_name {
                 f.write_str(self.as_str())
             }
         }
+        impl AsRef<str> for $name {
+            fn as_ref(&self) -> &str {
+                self.as_str()
+            }
+        }
         impl TryFrom<String> for $name {
             type Error = InvalidName;
             fn try_from(text: String) -> Result<Self, InvalidName> {
@@ -81,9 +86,7 @@ impl VolumeId {
 impl FromStr for VolumeId {
     type Err = InvalidName;
     fn from_str(text: &str) -> Result<Self, InvalidName> {
-        let uuid = text.strip_prefix("pvc-").unwrap_or_default();
-        // The canonical form only: two spellings of one volume would be two locks.
-        if Uuid::try_parse(uuid).is_ok_and(|u| u.hyphenated().to_string() == uuid) {
+        if text.strip_prefix("pvc-").is_some_and(is_canonical) {
             Ok(Self(text.to_owned()))
         } else {
             Err(InvalidName::new("volume id", text, "expected pvc-<uuid>, in lower case"))
@@ -91,6 +94,55 @@ impl FromStr for VolumeId {
     }
 }
 text_name!(VolumeId);
+
+/// `snap-<uuid>`: a snapshot's id in CSI.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SnapshotId(String);
+
+/// As [`VOLUME_NAMESPACE`], for snapshots.
+const SNAPSHOT_NAMESPACE: Uuid = Uuid::from_u128(0x5f0b_27a4_9c1e_4d63_8b0f_64e1_d2a9_7c35);
+
+impl SnapshotId {
+    /// The id of the snapshot that a CreateSnapshot request names. The `snapshot-<uuid>` of
+    /// the external snapshotter keeps its UUID; any other name maps to one deterministically.
+    #[must_use]
+    pub fn from_request_name(name: &str) -> Self {
+        let uuid = name.strip_prefix("snapshot-").filter(|uuid| is_canonical(uuid));
+        match uuid {
+            Some(uuid) => Self(format!("snap-{uuid}")),
+            None => Self(format!("snap-{}", Uuid::new_v5(&SNAPSHOT_NAMESPACE, name.as_bytes()))),
+        }
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The UUID in it.
+    #[must_use]
+    pub fn uuid(&self) -> &str {
+        self.0.get("snap-".len()..).unwrap_or_default()
+    }
+}
+
+impl FromStr for SnapshotId {
+    type Err = InvalidName;
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        if text.strip_prefix("snap-").is_some_and(is_canonical) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidName::new("snapshot id", text, "expected snap-<uuid>, in lower case"))
+        }
+    }
+}
+text_name!(SnapshotId);
+
+/// The canonical form only: two spellings of one thing would be two locks.
+fn is_canonical(uuid: &str) -> bool {
+    Uuid::try_parse(uuid).is_ok_and(|u| u.hyphenated().to_string() == uuid)
+}
 
 /// What this cluster calls an appliance: the StorageClass key `rds`, a metric's label.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -299,6 +351,18 @@ mod tests {
         let a = VolumeId::from_request_name("sanity-volume");
         assert_eq!(a, VolumeId::from_request_name("sanity-volume"));
         assert_ne!(a, VolumeId::from_request_name("sanity-volume2"));
+    }
+
+    #[test]
+    fn the_snapshotters_uuid_is_kept_and_other_names_map_to_one_id() {
+        let uuid = "3f1e1c0a-9d6e-4a3c-8f54-0c7a6a0b7e11";
+        let id = SnapshotId::from_request_name(&format!("snapshot-{uuid}"));
+        assert_eq!((id.as_str(), id.uuid()), (format!("snap-{uuid}").as_str(), uuid));
+        assert_eq!(id.as_str().parse::<SnapshotId>().unwrap(), id);
+        // Not two names for one snapshot.
+        assert_ne!(SnapshotId::from_request_name(id.as_str()), id);
+        assert!(format!("snapshot-{uuid}").parse::<SnapshotId>().is_err());
+        assert!(format!("pvc-{uuid}").parse::<SnapshotId>().is_err());
     }
 
     #[test]

@@ -16,6 +16,9 @@ pub mod context_keys {
     pub const NQN: &str = "nqn";
     /// File of the volume on the appliance (the Go driver wrote the whole path here).
     pub const VOLUME_PATH: &str = "volumePath";
+    /// The snapshot or volume that it was made from: it carries the same file system UUID, and
+    /// its file system may be smaller than it is.
+    pub const MADE_FROM: &str = "madeFrom";
     /// Written by older versions.
     pub const FS_TYPE: &str = "fsType";
 }

@@ -28,6 +28,9 @@ const CAPABILITIES: &[rpc::Type] = &[
     rpc::Type::ExpandVolume,
     rpc::Type::GetVolume,
     rpc::Type::VolumeCondition,
+    rpc::Type::CreateDeleteSnapshot,
+    rpc::Type::ListSnapshots,
+    rpc::Type::CloneVolume,
 ];
 
 fn required(name: &str, value: &str) -> Result<(), Error> {
@@ -215,23 +218,23 @@ impl Controller for Service {
 
     async fn create_snapshot(
         &self,
-        _: Request<CreateSnapshotRequest>,
+        request: Request<CreateSnapshotRequest>,
     ) -> Result<Response<CreateSnapshotResponse>, Status> {
-        self.not_implemented("CreateSnapshot")
+        self.make_snapshot(request).await
     }
 
     async fn delete_snapshot(
         &self,
-        _: Request<DeleteSnapshotRequest>,
+        request: Request<DeleteSnapshotRequest>,
     ) -> Result<Response<DeleteSnapshotResponse>, Status> {
-        self.not_implemented("DeleteSnapshot")
+        self.end_snapshot(request).await
     }
 
     async fn list_snapshots(
         &self,
-        _: Request<ListSnapshotsRequest>,
+        request: Request<ListSnapshotsRequest>,
     ) -> Result<Response<ListSnapshotsResponse>, Status> {
-        self.not_implemented("ListSnapshots")
+        self.show_snapshots(request).await
     }
 
     async fn get_snapshot(

@@ -2,6 +2,7 @@
 
 mod controller;
 mod identity;
+mod snapshots;
 
 use std::future::Future;
 use std::sync::Arc;

@@ -9,6 +9,7 @@
 mod choose;
 mod find;
 mod list;
+mod snapshots;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -11,15 +11,17 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::disk::{
-    self, DISK_PROPS, DiskItem, DiskUse, FILE_PROPS, FileItem, SPACE_PROPS, USE_PROPS,
+    self, COMMENT_PROPS, DISK_PROPS, DiskComment, DiskItem, DiskUse, FILE_PROPS, FileItem,
+    SPACE_PROPS, USE_PROPS,
 };
 use super::error::ApplianceError;
 use super::version::{FLOOR, Version};
-use super::wire::{Menu, Property, Request, Row, Switch, Target, Transport};
+use super::wire::{Menu, Property, Request, Row, Slot, Switch, Target, Transport};
 use crate::metrics::Metrics;
 use crate::rules::capacity::DiskSpace;
 use crate::rules::owner::OwnerTag;
 use crate::rules::path::AppliancePath;
+use crate::rules::snapshot::SnapTag;
 
 /// How long a request waits for those before it. The caller's own deadline is longer, and
 /// it is told that the appliance is busy instead of hearing nothing.
@@ -50,6 +52,17 @@ pub struct NewDisk {
     pub tag: OwnerTag,
 }
 
+/// Everything that the record of a snapshot is made with.
+#[derive(Debug, Clone)]
+pub struct NewRecord {
+    pub slot: Slot,
+    pub file: AppliancePath,
+    pub size: u64,
+    /// As in [`NewDisk`].
+    pub closed: HostNqn,
+    pub tag: SnapTag,
+}
+
 impl Appliance {
     /// Over any transport. Nothing is sent yet.
     #[must_use]
@@ -78,14 +91,23 @@ impl Appliance {
             .map(drop)
     }
 
-    /// A volume's item; `None` only if the appliance says so.
+    /// An item by its slot; `None` only if the appliance says so.
     ///
     /// # Errors
     /// If there is any doubt.
-    pub async fn disk(&self, volume: &VolumeId) -> Result<Option<DiskItem>, ApplianceError> {
-        let filter = Property::Slot(volume.clone());
+    pub async fn disk(&self, slot: impl Into<Slot>) -> Result<Option<DiskItem>, ApplianceError> {
+        let slot = slot.into();
+        let filter = Property::Slot(slot.clone());
         let items = self.print(Menu::Disk, Some(filter), DISK_PROPS, DiskItem::read).await?;
-        self.only(items, "/disk/print", |item| item.slot == volume.as_str())
+        self.only(items, "/disk/print", |item| item.slot == slot.as_str())
+    }
+
+    /// All disks with their comments.
+    ///
+    /// # Errors
+    /// If there is any doubt.
+    pub async fn disk_comments(&self) -> Result<Vec<DiskComment>, ApplianceError> {
+        self.print(Menu::Disk, None, COMMENT_PROPS, DiskComment::read).await
     }
 
     /// All disks with the files they use.
@@ -150,7 +172,7 @@ impl Appliance {
     /// As the appliance says; after [`ApplianceError::Ambiguous`] look before trying again.
     pub async fn add_disk(&self, new: NewDisk) -> Result<(), ApplianceError> {
         let properties = vec![
-            Property::Slot(new.volume),
+            Property::Slot(new.volume.into()),
             Property::TypeFile,
             Property::FilePath(new.file),
             Property::FileSize(new.size),
@@ -164,19 +186,38 @@ impl Appliance {
         self.call(Request::Add { menu: Menu::Disk, properties }).await.map(drop)
     }
 
-    /// Changes properties of a volume's item.
+    /// Makes the record of a snapshot and its file, not exported.
+    ///
+    /// # Errors
+    /// As [`Self::add_disk`].
+    pub async fn add_record(&self, new: NewRecord) -> Result<(), ApplianceError> {
+        let properties = vec![
+            Property::Slot(new.slot),
+            Property::TypeFile,
+            Property::FilePath(new.file),
+            Property::FileSize(new.size),
+            Property::NoMountFilesystem,
+            Property::Export(Switch::Off),
+            Property::AllowHost(new.closed),
+            Property::SnapTag(new.tag),
+        ];
+        self.call(Request::Add { menu: Menu::Disk, properties }).await.map(drop)
+    }
+
+    /// Changes properties of an item.
     ///
     /// # Errors
     /// As [`Self::add_disk`].
     pub async fn set_disk(
         &self,
-        volume: &VolumeId,
+        slot: impl Into<Slot>,
         properties: Vec<Property>,
     ) -> Result<(), ApplianceError> {
+        let slot = slot.into();
         let set =
             |target| Request::Set { menu: Menu::Disk, target, properties: properties.clone() };
-        match self.call(set(Target::Slot(volume.clone()))).await {
-            Err(ApplianceError::NoSuchItem { action }) => match self.disk(volume).await? {
+        match self.call(set(Target::Slot(slot.clone()))).await {
+            Err(ApplianceError::NoSuchItem { action }) => match self.disk(slot).await? {
                 // It is there, so this RouterOS does not take names: use the id, just read.
                 Some(item) => self.call(set(Target::Id(item.id))).await.map(drop),
                 None => Err(ApplianceError::NoSuchItem { action }),
@@ -185,14 +226,15 @@ impl Appliance {
         }
     }
 
-    /// Removes a volume's item. Its file stays.
+    /// Removes an item. Its file stays.
     ///
     /// # Errors
     /// As [`Self::add_disk`].
-    pub async fn remove_disk(&self, volume: &VolumeId) -> Result<(), ApplianceError> {
+    pub async fn remove_disk(&self, slot: impl Into<Slot>) -> Result<(), ApplianceError> {
+        let slot = slot.into();
         let remove = |target| Request::Remove { menu: Menu::Disk, target };
-        match self.call(remove(Target::Slot(volume.clone()))).await {
-            Err(ApplianceError::NoSuchItem { .. }) => match self.disk(volume).await? {
+        match self.call(remove(Target::Slot(slot.clone()))).await {
+            Err(ApplianceError::NoSuchItem { .. }) => match self.disk(slot).await? {
                 Some(item) => self.call(remove(Target::Id(item.id))).await.map(drop),
                 None => Ok(()),
             },
@@ -215,7 +257,7 @@ impl Appliance {
         }
     }
 
-    async fn print<T>(
+    pub(super) async fn print<T>(
         &self,
         menu: Menu,
         filter: Option<Property>,
@@ -229,7 +271,7 @@ impl Appliance {
     }
 
     /// A filter that did not filter, or matched twice, is not to be built upon.
-    fn only<T>(
+    pub(super) fn only<T>(
         &self,
         items: Vec<T>,
         action: &str,
@@ -246,7 +288,7 @@ impl Appliance {
         }
     }
 
-    fn doubt(&self, action: String, cause: String) -> ApplianceError {
+    pub(super) fn doubt(&self, action: String, cause: String) -> ApplianceError {
         self.proven.store(false, Ordering::Relaxed);
         let error = ApplianceError::BadAnswer { action, cause };
         self.metrics.appliance_failed(error.kind());
@@ -273,7 +315,7 @@ impl Appliance {
         Some(Err(self.doubt(request.to_string(), cause)))
     }
 
-    async fn call(&self, request: Request) -> Result<Vec<Row>, ApplianceError> {
+    pub(super) async fn call(&self, request: Request) -> Result<Vec<Row>, ApplianceError> {
         let mut transport = tokio::time::timeout(QUEUE_LIMIT, self.transport.lock())
             .await
             .map_err(|_| ApplianceError::Queue {
@@ -294,12 +336,12 @@ impl Appliance {
     }
 
     async fn prove(&self, transport: &mut dyn Transport) -> Result<Version, ApplianceError> {
-        self.version(transport).await?;
+        self.ask_version(transport).await?;
         tokio::time::sleep(PROOF_GAP).await;
-        self.version(transport).await
+        self.ask_version(transport).await
     }
 
-    async fn version(&self, transport: &mut dyn Transport) -> Result<Version, ApplianceError> {
+    async fn ask_version(&self, transport: &mut dyn Transport) -> Result<Version, ApplianceError> {
         let request = Request::Print { menu: Menu::Resource, filter: None, proplist: &["version"] };
         let rows = self.send(transport, &request).await?;
         let text = match rows.as_slice() {

@@ -48,6 +48,8 @@ pub(super) const USE_PROPS: &[&str] = &[".id", "slot", "file-path"];
 /// What is read of all disks, to see how much is promised.
 pub(super) const SPACE_PROPS: &[&str] =
     &[".id", "slot", "file-path", "size", "file-size", "free", "mount-point"];
+/// What is read of all disks, to see what their comments say.
+pub(super) const COMMENT_PROPS: &[&str] = &[".id", "slot", "comment"];
 /// What is read of a file.
 pub(super) const FILE_PROPS: &[&str] = &[".id", "name", "size"];
 
@@ -77,6 +79,13 @@ pub struct DiskUse {
     pub id: ItemId,
     pub slot: String,
     pub file_path: String,
+}
+
+/// What the comment of a disk says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskComment {
+    pub slot: String,
+    pub comment: String,
 }
 
 /// A file.
@@ -147,7 +156,7 @@ impl DiskItem {
     #[must_use]
     pub fn shows(&self, property: &Property) -> bool {
         match property {
-            Property::Slot(volume) => self.slot == volume.as_str(),
+            Property::Slot(slot) => self.slot == slot.as_str(),
             Property::TypeFile => self.kind == "file",
             Property::FilePath(path) => path.is(&self.file_path),
             Property::FileSize(size) => self.size == Some(*size),
@@ -156,8 +165,15 @@ impl DiskItem {
             Property::Nqn(nqn) => self.nqn == nqn.as_str(),
             Property::AllowHost(host) => self.allow_host == host.as_str(),
             Property::Comment(tag) => self.comment == tag.to_string(),
+            Property::SnapTag(tag) => self.comment == tag.to_string(),
             // Not read of a disk; nothing is built on it.
-            Property::NoMountFilesystem | Property::FileName(_) => true,
+            Property::NoMountFilesystem
+            | Property::FileName(_)
+            | Property::MountPoint(_)
+            | Property::SubvolumeName(_)
+            | Property::SubvolumeFs(_)
+            | Property::SubvolumeParent(_)
+            | Property::ReadOnly(_) => true,
         }
     }
 }
@@ -198,6 +214,12 @@ impl DiskItem {
 impl DiskUse {
     pub(super) fn read(row: &Row) -> Result<Self, String> {
         Ok(Self { id: id(row)?, slot: text(row, "slot"), file_path: text(row, "file-path") })
+    }
+}
+
+impl DiskComment {
+    pub(super) fn read(row: &Row) -> Result<Self, String> {
+        Ok(Self { slot: text(row, "slot"), comment: text(row, "comment") })
     }
 }
 

@@ -1,11 +1,12 @@
 //! The appliance: one typed interface to RouterOS.
 //!
 //! [`Appliance`] is what the rest of the controller sees. Below it a [`wire::Transport`]
-//! carries single requests ([`rest`] over HTTPS, proven by [`tls`], or [`ssh`]); [`wire`] makes them out
-//! of validated types, [`disk`] reads items strictly, [`error`] sorts what goes wrong. [`readings`] are
-//! for metrics only.
+//! carries single requests ([`rest`] over HTTPS, proven by [`tls`], or [`ssh`]); [`wire`] makes
+//! them out of validated types, [`disk`] reads items strictly, [`btrfs`] knows pools and
+//! copies, [`error`] sorts what goes wrong. [`readings`] are for metrics only.
 
 mod appliance;
+pub mod btrfs;
 pub mod disk;
 pub mod error;
 pub mod readings;
@@ -15,8 +16,8 @@ mod tls;
 pub mod version;
 pub mod wire;
 
-pub use appliance::{Appliance, NewDisk};
-pub use disk::{DiskItem, DiskUse, FileItem};
+pub use appliance::{Appliance, NewDisk, NewRecord};
+pub use disk::{DiskComment, DiskItem, DiskUse, FileItem};
 pub use error::ApplianceError;
 
 use crate::config::{RdsUrl, Scheme};

@@ -259,6 +259,17 @@ fn encode(request: &Request) -> (Method, String, Option<String>) {
             let id = vec![(".id".into(), target.to_string())];
             (Method::POST, format!("/rest/{}/remove", menu.path()), object(id))
         }
+        Request::Copy { from, to, part } => {
+            let pairs = [
+                ("src", from.to_string()),
+                ("dst", to.to_string()),
+                ("src-offset", part.offset.to_string()),
+                ("dst-offset", part.offset.to_string()),
+                ("size", part.size.to_string()),
+            ];
+            let pairs = pairs.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
+            (Method::POST, format!("/rest/{}", request.name()), object(pairs))
+        }
     }
 }
 
@@ -285,7 +296,7 @@ mod tests {
             "pvc-3f1e1c0a-9d6e-4a3c-8f54-0c7a6a0b7e11".parse().unwrap();
         let print = Request::Print {
             menu: Menu::Disk,
-            filter: Some(Property::Slot(id.clone())),
+            filter: Some(Property::Slot((&id).into())),
             proplist: &[".id", "slot"],
         };
         let (method, path, body) = encode(&print);
@@ -299,7 +310,7 @@ mod tests {
         assert_eq!(encode(&file).1, "/rest/file?name=raid10/v/a.img&.proplist=.id");
         let set = Request::Set {
             menu: Menu::Disk,
-            target: Target::Slot(id.clone()),
+            target: Target::Slot((&id).into()),
             properties: vec![Property::Export(Switch::On), Property::FileSize(1 << 40)],
         };
         let (method, path, body) = encode(&set);

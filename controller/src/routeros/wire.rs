@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use futures::future::BoxFuture;
-use rds_csi_proto::ids::{HostNqn, Nqn, VolumeId};
+use rds_csi_proto::ids::{HostNqn, Nqn, SnapshotId, VolumeId};
 
 use super::ApplianceError;
+use super::btrfs::{FsLabel, Part, SubvolumeName};
 use super::disk::ItemId;
 use crate::rules::owner::OwnerTag;
-use crate::rules::path::AppliancePath;
+use crate::rules::path::{AppliancePath, snapshot_name};
+use crate::rules::snapshot::SnapTag;
 
 /// One item as it is printed: property names and their values as text.
 pub type Row = BTreeMap<String, String>;
@@ -20,6 +22,7 @@ pub type Row = BTreeMap<String, String>;
 pub enum Menu {
     Disk,
     File,
+    Subvolume,
     Resource,
     Health,
 }
@@ -31,8 +34,60 @@ impl Menu {
         match self {
             Self::Disk => "disk",
             Self::File => "file",
+            Self::Subvolume => "disk/btrfs/subvolume",
             Self::Resource => "system/resource",
             Self::Health => "system/health",
+        }
+    }
+}
+
+/// The name of an item of `/disk`: a volume's, or that of a snapshot's record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slot(String);
+
+impl Slot {
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&VolumeId> for Slot {
+    fn from(volume: &VolumeId) -> Self {
+        Self(volume.to_string())
+    }
+}
+
+impl From<VolumeId> for Slot {
+    fn from(volume: VolumeId) -> Self {
+        Self::from(&volume)
+    }
+}
+
+impl From<&SnapshotId> for Slot {
+    fn from(snapshot: &SnapshotId) -> Self {
+        Self(snapshot_name(snapshot))
+    }
+}
+
+impl fmt::Display for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What is copied: a disk, or a file that no disk stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CopyFrom {
+    Slot(Slot),
+    File(AppliancePath),
+}
+
+impl fmt::Display for CopyFrom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Slot(slot) => slot.fmt(f),
+            Self::File(path) => path.fmt(f),
         }
     }
 }
@@ -48,6 +103,8 @@ pub enum Request {
     Set { menu: Menu, target: Target, properties: Vec<Property> },
     /// The end of one item.
     Remove { menu: Menu, target: Target },
+    /// A part of one disk over the same part of another.
+    Copy { from: CopyFrom, to: Slot, part: Part },
 }
 
 /// Which item a change is meant for.
@@ -57,9 +114,11 @@ pub enum Request {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
     /// A disk's slot.
-    Slot(VolumeId),
+    Slot(Slot),
     /// A file's name.
     File(AppliancePath),
+    /// A subvolume's name.
+    Subvolume(SubvolumeName),
     /// An id that was read a moment ago.
     Id(ItemId),
 }
@@ -67,7 +126,8 @@ pub enum Target {
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Slot(volume) => volume.fmt(f),
+            Self::Slot(slot) => slot.fmt(f),
+            Self::Subvolume(name) => f.write_str(name.as_str()),
             Self::File(path) => f.write_str(path.file_name()),
             Self::Id(id) => id.fmt(f),
         }
@@ -87,8 +147,12 @@ impl Request {
         match self {
             Self::Print { menu: Menu::Disk, .. } => "disk/print",
             Self::Print { menu: Menu::File, .. } => "file/print",
+            Self::Print { menu: Menu::Subvolume, .. } => "disk/btrfs/subvolume/print",
             Self::Print { menu: Menu::Resource, .. } => "system/resource/print",
             Self::Print { menu: Menu::Health, .. } => "system/health/print",
+            Self::Add { menu: Menu::Subvolume, .. } => "disk/btrfs/subvolume/add",
+            Self::Remove { menu: Menu::Subvolume, .. } => "disk/btrfs/subvolume/remove",
+            Self::Copy { .. } => "disk/copy",
             Self::Add { .. } => "disk/add",
             Self::Set { .. } => "disk/set",
             Self::Remove { menu: Menu::File, .. } => "file/remove",
@@ -110,6 +174,9 @@ impl fmt::Display for Request {
                 None => Ok(()),
             },
             Self::Set { target, .. } | Self::Remove { target, .. } => write!(f, " {target}"),
+            Self::Copy { from, to, part } => {
+                write!(f, " {from} to {to} ({} bytes at {})", part.size, part.offset)
+            }
         }
     }
 }
@@ -117,7 +184,7 @@ impl fmt::Display for Request {
 /// A property with its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Property {
-    Slot(VolumeId),
+    Slot(Slot),
     TypeFile,
     FilePath(AppliancePath),
     FileSize(u64),
@@ -128,6 +195,14 @@ pub enum Property {
     Nqn(Nqn),
     AllowHost(HostNqn),
     Comment(OwnerTag),
+    /// The comment of a snapshot's record.
+    SnapTag(SnapTag),
+    /// Where a pool is, without slashes: the first component of an [`AppliancePath`].
+    MountPoint(String),
+    SubvolumeName(SubvolumeName),
+    SubvolumeFs(FsLabel),
+    SubvolumeParent(SubvolumeName),
+    ReadOnly(Switch),
     /// The name of a file, without the leading slash.
     FileName(AppliancePath),
 }
@@ -153,8 +228,12 @@ impl Property {
             Self::Port(_) => "nvme-tcp-server-port",
             Self::Nqn(_) => "nvme-tcp-server-nqn",
             Self::AllowHost(_) => "nvme-tcp-server-allow-host-name",
-            Self::Comment(_) => "comment",
-            Self::FileName(_) => "name",
+            Self::Comment(_) | Self::SnapTag(_) => "comment",
+            Self::FileName(_) | Self::SubvolumeName(_) => "name",
+            Self::MountPoint(_) => "mount-point",
+            Self::SubvolumeFs(_) => "fs",
+            Self::SubvolumeParent(_) => "parent",
+            Self::ReadOnly(_) => "read-only",
         }
     }
 
@@ -163,16 +242,22 @@ impl Property {
     #[must_use]
     pub fn value(&self) -> String {
         match self {
-            Self::Slot(id) => id.to_string(),
+            Self::Slot(slot) => slot.to_string(),
             Self::TypeFile => "file".into(),
             Self::FilePath(path) => path.to_string(),
             Self::FileSize(bytes) => bytes.to_string(),
-            Self::NoMountFilesystem | Self::Export(Switch::Off) => "no".into(),
-            Self::Export(Switch::On) => "yes".into(),
+            Self::NoMountFilesystem | Self::Export(Switch::Off) | Self::ReadOnly(Switch::Off) => {
+                "no".into()
+            }
+            Self::Export(Switch::On) | Self::ReadOnly(Switch::On) => "yes".into(),
             Self::Port(port) => port.to_string(),
             Self::Nqn(nqn) => nqn.to_string(),
             Self::AllowHost(host) => host.to_string(),
             Self::Comment(tag) => tag.to_string(),
+            Self::SnapTag(tag) => tag.to_string(),
+            Self::MountPoint(name) => name.clone(),
+            Self::SubvolumeFs(label) => label.0.clone(),
+            Self::SubvolumeName(name) | Self::SubvolumeParent(name) => name.as_str().to_owned(),
             Self::FileName(path) => path.file_name().to_owned(),
         }
     }

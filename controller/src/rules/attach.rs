@@ -32,6 +32,8 @@ pub enum Publish {
     HeldBy(Attachment),
     /// It is being deleted.
     Deleting,
+    /// Its data is not there yet.
+    Filling,
 }
 
 /// Decides on a ControllerPublish.
@@ -39,6 +41,7 @@ pub enum Publish {
 pub fn publish(stage: &Stage, exported: bool, node: &NodeKey, sharing: Sharing) -> Publish {
     match stage {
         Stage::Deleting => Publish::Deleting,
+        Stage::Filling(_) => Publish::Filling,
         Stage::Ready => Publish::Attach { exported },
         Stage::Attached(a) if &a.node != node => Publish::HeldBy(a.clone()),
         Stage::Attached(a) if a.sharing != sharing => Publish::Incompatible(a.clone()),
@@ -62,8 +65,8 @@ pub fn unpublish(stage: &Stage, exported: bool, node: Option<&NodeKey>) -> Unpub
         Stage::Attached(a) if node.is_none_or(|n| n == &a.node) => Unpublish::Close,
         Stage::Attached(_) => Unpublish::Nothing,
         // Exported with nobody on record: the call promises that no node has it afterwards.
-        Stage::Ready | Stage::Deleting if exported => Unpublish::Close,
-        Stage::Ready | Stage::Deleting => Unpublish::Nothing,
+        Stage::Ready | Stage::Deleting | Stage::Filling(_) if exported => Unpublish::Close,
+        Stage::Ready | Stage::Deleting | Stage::Filling(_) => Unpublish::Nothing,
     }
 }
 

@@ -32,6 +32,11 @@ pub fn decide(item: &DiskItem, tag: &OwnerTag, plan: &SizePlan) -> Result<Expand
     if tag.stage == Stage::Deleting {
         return Err(Error::Refused(format!("volume {volume} is being deleted")));
     }
+    if let Stage::Filling(source) = &tag.stage {
+        return Err(Error::Refused(format!(
+            "volume {volume} is being filled from {source}; expand it when CreateVolume is done"
+        )));
+    }
     let Some(size) = item.size else {
         return Err(Error::NotConfirmed { what: format!("creation of {volume}"), seconds: 0 });
     };

@@ -21,6 +21,11 @@ pub fn fault(item: &DiskItem, tag: &OwnerTag, file: FileSeen) -> Option<String> 
     if tag.stage == Stage::Deleting {
         return Some("its deletion has begun and is not finished: repeat DeleteVolume".into());
     }
+    if let Stage::Filling(source) = &tag.stage {
+        return Some(format!(
+            "it is not filled yet from {source}: CreateVolume is at it, or has to be repeated"
+        ));
+    }
     if file == FileSeen::Missing {
         return Some(format!("its file {path} is missing on the appliance"));
     }

@@ -10,4 +10,6 @@ pub mod orphan;
 pub mod owner;
 pub mod path;
 pub mod size;
+pub mod snapshot;
+pub mod source;
 pub mod topology;

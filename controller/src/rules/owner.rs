@@ -7,6 +7,7 @@
 //! rds-csi v1 cluster=<id> vol=<volume> [class=<hash>] [made=<hex>] [opt=<letters>] stage=ready
 //! rds-csi v1 cluster=<id> vol=<volume> [class=<hash>] stage=attached node=<key> host=<uuid> mode=rwo since=<unix>
 //! rds-csi v1 cluster=<id> vol=<volume> [class=<hash>] stage=deleting
+//! rds-csi v1 cluster=<id> vol=<volume> [class=<hash>] stage=filling from=<snapshot or volume>
 //! ```
 //!
 //! `made` is when it was made, in seconds of Unix time; left out where the tag would become too
@@ -22,6 +23,8 @@ use std::str::FromStr;
 
 use rds_csi_proto::ids::{HostNqn, NodeName, VolumeId};
 use sha2::{Digest, Sha256};
+
+use super::source::Source;
 
 const PREFIX: &str = "rds-csi v1 ";
 /// No tag is longer.
@@ -143,6 +146,8 @@ pub enum Stage {
     Attached(Attachment),
     /// Its deletion has begun and its data may be gone.
     Deleting,
+    /// It is there, but its data is not yet that of what it is made from.
+    Filling(Source),
 }
 
 /// A hash of the StorageClass parameters, to tell a repeated request from a different one.
@@ -250,6 +255,7 @@ impl OwnerTag {
         match &self.stage {
             Stage::Ready => f.write_str(" stage=ready"),
             Stage::Deleting => f.write_str(" stage=deleting"),
+            Stage::Filling(source) => write!(f, " stage=filling from={source}"),
             Stage::Attached(a) => write!(
                 f,
                 " stage=attached node={} host={} mode={} since={}",
@@ -288,6 +294,7 @@ impl OwnerTag {
         let stage = match field("stage", &mut words)?.as_str() {
             "ready" => Stage::Ready,
             "deleting" => Stage::Deleting,
+            "filling" => Stage::Filling(field("from", &mut words)?.parse().ok()?),
             "attached" => Stage::Attached(Attachment {
                 node: NodeKey::parse(&field("node", &mut words)?)?,
                 host: format!("nqn.2014-08.org.nvmexpress:uuid:{}", field("host", &mut words)?)

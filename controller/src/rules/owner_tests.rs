@@ -32,7 +32,14 @@ fn a_tag_is_written_as_documented_and_read_back() {
              host=3f1e1c0a-9d6e-4a3c-8f54-0c7a6a0b7e11 mode=rwo since=1700000000"
         )
     );
-    for t in [attached, tag(Stage::Ready), tag(Stage::Deleting)] {
+    let from = |id: &str| Stage::Filling(id.parse().unwrap());
+    for t in [
+        attached,
+        tag(Stage::Ready),
+        tag(Stage::Deleting),
+        tag(from(ID)),
+        tag(from(&ID.replace("pvc", "snap"))),
+    ] {
         assert_eq!(OwnerTag::parse(&t.to_string()), Some(t));
     }
 }

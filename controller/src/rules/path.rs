@@ -7,8 +7,19 @@
 use std::fmt;
 use std::str::FromStr;
 
-use rds_csi_proto::ids::VolumeId;
+use rds_csi_proto::ids::{SnapshotId, VolumeId};
 use rds_csi_proto::params::is_plain_path;
+
+/// The name of a volume's file in a subvolume of its own: the same in each, since a snapshot
+/// and whatever is made from it keep the name.
+const IN_SUBVOLUME: &str = "disk.img";
+
+/// What a snapshot is called in `/disk` and among the files. Not its id: slots of 40 bytes
+/// were seen working, and that has 41.
+#[must_use]
+pub fn snapshot_name(snapshot: &SnapshotId) -> String {
+    format!("snp-{}", snapshot.uuid())
+}
 
 /// An absolute path on the appliance, of components that need no quoting.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -38,6 +49,44 @@ impl AppliancePath {
     #[must_use]
     pub fn volume_file(&self, volume: &VolumeId) -> Self {
         Self(format!("{}/{volume}.img", self.0))
+    }
+
+    /// The subvolume of a volume in this directory, on a btrfs pool.
+    #[must_use]
+    pub fn volume_home(&self, volume: &VolumeId) -> Self {
+        Self(format!("{}/{volume}", self.0))
+    }
+
+    /// The file in a subvolume of a volume or a snapshot.
+    #[must_use]
+    pub fn file_in_subvolume(&self) -> Self {
+        Self(format!("{}/{IN_SUBVOLUME}", self.0))
+    }
+
+    /// The file of a snapshot's record in this directory.
+    #[must_use]
+    pub fn snapshot_file(&self, snapshot: &SnapshotId) -> Self {
+        Self(format!("{}/{}.img", self.0, snapshot_name(snapshot)))
+    }
+
+    /// The subvolume of a snapshot in this directory, on a btrfs pool.
+    #[must_use]
+    pub fn snapshot_home(&self, snapshot: &SnapshotId) -> Self {
+        Self(format!("{}/{}", self.0, snapshot_name(snapshot)))
+    }
+
+    /// The subvolume of its own that this file of a volume is in, if it is in one.
+    #[must_use]
+    pub fn home_of(&self, volume: &VolumeId) -> Option<Self> {
+        let home = self.0.strip_suffix(&format!("/{IN_SUBVOLUME}"))?;
+        home.ends_with(&format!("/{volume}")).then(|| Self(home.to_owned()))
+    }
+
+    /// The directory that it is in.
+    #[must_use]
+    pub fn parent(&self) -> Option<Self> {
+        let (directory, _) = self.0.rsplit_once('/')?;
+        (!directory.is_empty()).then(|| Self(directory.to_owned()))
     }
 
     /// Whether this is `directory` or below it, component by component.
@@ -72,8 +121,23 @@ impl fmt::Display for AppliancePath {
 #[must_use]
 pub fn own_file(path: &str, volume: &VolumeId, roots: &[AppliancePath]) -> Option<AppliancePath> {
     let path: AppliancePath = format!("/{}", path.trim_start_matches('/')).parse().ok()?;
-    let directory = AppliancePath(path.0.strip_suffix(&format!("/{volume}.img"))?.to_owned());
+    let ends = [format!("/{volume}.img"), format!("/{volume}/{IN_SUBVOLUME}")];
+    let directory = ends.iter().find_map(|end| path.0.strip_suffix(end))?;
+    let directory = AppliancePath(directory.to_owned());
     roots.iter().any(|root| directory.is_within(root)).then_some(path)
+}
+
+/// The path of the file of a snapshot's record, if `path` can be that at all.
+#[must_use]
+pub fn own_record(
+    path: &str,
+    snapshot: &SnapshotId,
+    roots: &[AppliancePath],
+) -> Option<AppliancePath> {
+    let path: AppliancePath = format!("/{}", path.trim_start_matches('/')).parse().ok()?;
+    let directory = path.parent()?;
+    let ours = directory.snapshot_file(snapshot) == path;
+    (ours && roots.iter().any(|root| directory.is_within(root))).then_some(path)
 }
 
 #[cfg(test)]
@@ -88,14 +152,21 @@ mod tests {
     fn only_the_exact_path_is_ours() {
         let id: VolumeId = ID.parse().unwrap();
         let roots = ["/raid10/volumes".parse().unwrap()];
-        for good in ["/raid10/volumes/ID.img", "raid10/volumes/ID.img", "/raid10/volumes/a/ID.img"]
-        {
+        for good in [
+            "/raid10/volumes/ID.img",
+            "raid10/volumes/ID.img",
+            "/raid10/volumes/a/ID.img",
+            "/raid10/volumes/ID/disk.img",
+        ] {
             assert!(own_file(&good.replace("ID", ID), &id, &roots).is_some(), "{good}");
         }
         for bad in [
             "/raid10/volumes2/ID.img",
             "/raid10/ID.img",
             "/raid10/volumes/xID.img",
+            "/raid10/volumes/xID/disk.img",
+            "/raid10/volumes/disk.img",
+            "/raid10/ID/disk.img",
             "/raid10/volumes/ID.img.bak",
             "/raid10/volumes/../ID.img",
             "/raid10/volumes",
@@ -107,15 +178,31 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_record_is_ours_by_its_whole_path() {
+        let id: SnapshotId = ID.replace("pvc", "snap").parse().unwrap();
+        let roots: [AppliancePath; 1] = ["/raid10/volumes".parse().unwrap()];
+        let file = roots[0].snapshot_file(&id);
+        assert_eq!(snapshot_name(&id).len(), 40);
+        assert_eq!(own_record(file.as_str(), &id, &roots), Some(file.clone()));
+        for bad in [ID, "/raid10/snp.img", "/", "", &file.as_str().replace("volumes", "other")] {
+            assert_eq!(own_record(bad, &id, &roots), None, "{bad}");
+        }
+        let volume: VolumeId = ID.parse().unwrap();
+        let home = roots[0].volume_home(&volume);
+        assert_eq!(home.file_in_subvolume().home_of(&volume), Some(home));
+        assert_eq!(roots[0].volume_file(&volume).home_of(&volume), None);
+    }
+
     proptest! {
         #[test]
-        fn whatever_the_path_ours_lies_in_a_root(path in "(/?(raid10|volumes|\\.\\.|x|ID\\.img)){0,5}") {
+        fn whatever_the_path_ours_lies_in_a_root(path in "(/?(raid10|volumes|\\.\\.|x|ID|disk\\.img|ID\\.img)){0,5}") {
             let id: VolumeId = ID.parse().unwrap();
             let roots: [AppliancePath; 1] = ["/raid10/volumes".parse().unwrap()];
             if let Some(found) = own_file(&path.replace("ID", ID), &id, &roots) {
                 prop_assert!(found.as_str().starts_with("/raid10/volumes/"));
-                let suffix = format!("/{ID}.img");
-                prop_assert!(found.as_str().ends_with(&suffix));
+                let ends = [format!("/{ID}.img"), format!("/{ID}/disk.img")];
+                prop_assert!(ends.iter().any(|end| found.as_str().ends_with(end)));
                 prop_assert!(!found.as_str().contains(".."));
             }
         }

@@ -59,6 +59,25 @@ impl SizePlan {
         Ok(Self { size, required, limit })
     }
 
+    /// For a volume that is made from something of this size: never smaller, and exactly as
+    /// large where nothing was asked for.
+    ///
+    /// # Errors
+    /// `OUT_OF_RANGE` if less was asked for, or allowed.
+    pub fn made_from(self, source: u64) -> Result<Self, Error> {
+        let asked = self.required > 0;
+        let size = if asked { self.size } else { source };
+        if size < source || self.limit.is_some_and(|l| size > l) {
+            return Err(Error::OutOfRange(format!(
+                "capacity_range: the source has {source} bytes, and what is made from it cannot \
+                 be smaller; asked for are {} to {} bytes",
+                self.required,
+                self.limit.map_or_else(|| "any number of".to_owned(), |l| l.to_string()),
+            )));
+        }
+        Ok(Self { size, ..self })
+    }
+
     /// Whether a volume of this size is what was asked for.
     #[must_use]
     pub fn admits(&self, actual: u64) -> bool {
@@ -109,6 +128,18 @@ mod tests {
             ((i64::MAX, 0), Code::OutOfRange),
         ] {
             assert_eq!(SizePlan::new(Some(range)).unwrap_err().code(), code, "{range:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_made_from_something_is_never_smaller() {
+        let made = |range, source| SizePlan::new(range).unwrap().made_from(source);
+        assert_eq!(made(None, 8192).unwrap().size, 8192);
+        assert_eq!(made(Some((4096, 0)), 4096).unwrap().size, 4096);
+        assert_eq!(made(Some((16_384, 0)), 8192).unwrap().size, 16_384);
+        assert_eq!(made(Some((0, 16_384)), 8192).unwrap().size, 8192);
+        for range in [Some((4096, 0)), Some((4096, 8192)), Some((0, 8192))] {
+            assert_eq!(made(range, 12_288).unwrap_err().code(), Code::OutOfRange);
         }
     }
 

@@ -11,6 +11,7 @@ use rds_csi_proto::csi::{self, CreateVolumeRequest, TopologyRequirement};
 use rds_csi_proto::ids::{HostNqn, Nqn, RdsName, VolumeId};
 use rds_csi_proto::params::{KNOWN_KEYS, VolumeParams, context_keys};
 
+use super::delete::settle;
 use super::{Pace, Volumes, foreign, portal, publish::unix_time};
 use crate::crash;
 use crate::error::Error;
@@ -20,19 +21,22 @@ use crate::rules::capability;
 use crate::rules::owner::{ClassHash, Notes, OwnerTag, Ownership, Stage};
 use crate::rules::path::AppliancePath;
 use crate::rules::size::{SizePlan, csi_bytes};
+use crate::rules::source::Source;
 
 /// CSI limits names to 128 bytes.
 const NAME_MAX: usize = 128;
 
 /// What a request asks for, checked.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct CreatePlan {
     pub(crate) volume: VolumeId,
-    size: SizePlan,
-    params: VolumeParams,
-    wanted: Option<TopologyRequirement>,
+    pub(super) size: SizePlan,
+    /// What it is filled from.
+    pub(crate) source: Option<Source>,
+    pub(super) params: VolumeParams,
+    pub(super) wanted: Option<TopologyRequirement>,
     /// The StorageClass's own keys, as given.
-    given: HashMap<String, String>,
+    pub(super) given: HashMap<String, String>,
 }
 
 impl CreatePlan {
@@ -42,12 +46,6 @@ impl CreatePlan {
             return Err(Error::Invalid(format!("name is required, 1 to {NAME_MAX} bytes")));
         }
         capability::check_all(&request.volume_capabilities)?;
-        if request.volume_content_source.is_some() {
-            return Err(Error::Invalid(
-                "volume_content_source: snapshots and clones are not supported by this version"
-                    .into(),
-            ));
-        }
         if !request.mutable_parameters.is_empty() {
             return Err(Error::Invalid(
                 "mutable_parameters: VolumeAttributesClass is not supported by this version".into(),
@@ -56,6 +54,7 @@ impl CreatePlan {
         let range = request.capacity_range.map(|r| (r.required_bytes, r.limit_bytes));
         let size = SizePlan::new(range)?;
         let params = VolumeParams::from_storage_class(&request.parameters)?;
+        let source = request.volume_content_source.map(Source::from_csi).transpose()?;
         let given = request
             .parameters
             .into_iter()
@@ -63,7 +62,7 @@ impl CreatePlan {
             .collect();
         let wanted = request.accessibility_requirements;
         let volume = VolumeId::from_request_name(&request.name);
-        Ok(Self { volume, size, params, wanted, given })
+        Ok(Self { volume, size, source, params, wanted, given })
     }
 
     /// Which appliance is meant, by name.
@@ -82,7 +81,11 @@ impl CreatePlan {
     }
 
     fn class(&self) -> ClassHash {
-        ClassHash::of(self.given.iter().map(|(k, v)| (k.as_str(), v.as_str())))
+        // What it is made from belongs to it: so a repeated request is told from another one
+        // without a further field in the tag, which an attachment fills to the brim.
+        let source = self.source.as_ref().map(ToString::to_string);
+        let given = self.given.iter().map(|(k, v)| (k.as_str(), v.as_str()));
+        ClassHash::of(given.chain(source.iter().map(|id| ("", id.as_str()))))
     }
 }
 
@@ -91,22 +94,30 @@ impl Volumes {
     pub(crate) async fn create(&self, plan: &CreatePlan) -> Result<csi::Volume, Error> {
         let directory = self.directory(plan.params.volume_path.as_deref())?;
         let nvme_address = self.nvme_address(plan).await?;
-        let file = directory.volume_file(&plan.volume);
         let nqn: Nqn = format!("nqn.2000-02.com.mikrotik:{}", plan.volume)
             .parse()
             .map_err(|e| Error::Internal(format!("{e}")))?;
-        // The file is looked at first: if it is not there, neither is a whole volume, and an
-        // item without one makes the appliance refuse `add`. So the item has to be looked at
-        // only where there is something.
-        let there = self.appliance.file(&file).await?.is_some();
+        let mut found = self.appliance.disk(&plan.volume).await?;
         crash::point("create.looked");
-        if there {
-            match self.appliance.disk(&plan.volume).await? {
-                Some(item) => self.check_existing(plan, &item, &file)?,
-                None => return Err(leftover(&file)),
+        if let Some(item) = &found
+            && let Stage::Filling(_) = self.check_existing(plan, item, &directory)?
+        {
+            // Whoever filled it is gone: operations on one volume exclude each other.
+            tracing::warn!("a volume that was begun and not filled is made anew");
+            self.discard_filling(&plan.volume, item)
+                .await
+                .map_err(|e| e.after_change(begun(plan)))?;
+            found = None;
+        }
+        if found.is_none() {
+            match &plan.source {
+                None => {
+                    let file = self.place(plan, &directory).await?;
+                    let tag = self.tag(plan, Stage::Ready);
+                    self.add(plan, &file, &nqn, &tag, HostNqn::random()).await?;
+                }
+                Some(source) => self.make_from(plan, source, &directory, &nqn).await?,
             }
-        } else {
-            self.add(plan, &file, &nqn).await?;
         }
         crash::point("create.added");
         // What is there counts, not what was asked for.
@@ -115,8 +126,36 @@ impl Volumes {
             e => e.after_change(begun(plan)),
         })?;
         crash::point("create.sized");
-        tracing::info!(bytes = item.size, file = %file, "volume is there");
-        self.describe(plan, &item, &file, nvme_address)
+        tracing::info!(bytes = item.size, file = item.file_path, "volume is there");
+        self.describe(plan, &item, nvme_address)
+    }
+
+    /// Where the file of a new volume will be. On a btrfs pool in a subvolume of its own,
+    /// which is made here, since only subvolumes have snapshots.
+    pub(super) async fn place(
+        &self,
+        plan: &CreatePlan,
+        directory: &AppliancePath,
+    ) -> Result<AppliancePath, Error> {
+        let plain = directory.volume_file(&plan.volume);
+        self.refuse_leftover(&plain).await?;
+        let home = directory.volume_home(&plan.volume);
+        let pool = self.appliance.pool_of(directory).await?.filter(|pool| pool.is_btrfs());
+        let Some(subvolume) = pool.and_then(|pool| pool.subvolume(&home)) else {
+            return Ok(plain);
+        };
+        let file = home.file_in_subvolume();
+        self.refuse_leftover(&file).await?;
+        // One that is there already is empty: a call that stopped half-way left it.
+        if !self.appliance.subvolume(&subvolume).await? {
+            let begun = |e: Error| e.after_change(begun(plan));
+            settle(self.appliance.add_subvolume(&subvolume).await).map_err(begun)?;
+            let pace = Pace::start();
+            while !self.appliance.subvolume(&subvolume).await.map_err(|e| begun(e.into()))? {
+                pace.again(&format!("the subvolume of {}", plan.volume)).await.map_err(begun)?;
+            }
+        }
+        Ok(file)
     }
 
     pub(super) fn directory(&self, given: Option<&str>) -> Result<AppliancePath, Error> {
@@ -148,8 +187,8 @@ impl Volumes {
         &self,
         plan: &CreatePlan,
         item: &DiskItem,
-        file: &AppliancePath,
-    ) -> Result<(), Error> {
+        directory: &AppliancePath,
+    ) -> Result<Stage, Error> {
         let volume = &plan.volume;
         let tag = match self.judge(item, volume) {
             Ownership::Ours(tag) => tag,
@@ -167,8 +206,13 @@ impl Volumes {
                 "its size is {size} bytes, which is not what is asked for"
             )));
         }
-        if !file.is(&item.file_path) {
-            return Err(differs(format!("its file is {:?}, not {file}", item.file_path)));
+        let home = directory.volume_home(volume);
+        let places = [directory.volume_file(volume), home.file_in_subvolume()];
+        if !places.iter().any(|file| file.is(&item.file_path)) {
+            return Err(differs(format!(
+                "its file is {:?}, not {} or {}",
+                item.file_path, places[0], places[1]
+            )));
         }
         if item.port != Some(plan.params.nvme_port) {
             return Err(differs(format!(
@@ -176,13 +220,38 @@ impl Volumes {
                 item.port, plan.params.nvme_port
             )));
         }
-        if tag.class.is_some_and(|class| class != plan.class()) {
-            return Err(differs("it was made with other StorageClass parameters".into()));
+        if tag.class.as_ref().is_some_and(|class| *class != plan.class()) {
+            return Err(differs(
+                "it was made with other StorageClass parameters, or from another source".into(),
+            ));
         }
-        Ok(())
+        // Volumes of older drivers have no class, and were made from nothing.
+        if tag.class.is_none() && plan.source.is_some() {
+            return Err(differs("it was not made from a snapshot or another volume".into()));
+        }
+        Ok(tag.stage)
     }
 
-    async fn add(&self, plan: &CreatePlan, file: &AppliancePath, nqn: &Nqn) -> Result<(), Error> {
+    /// A file without an item is somebody's data whose item was lost. A new item on it would
+    /// hand that data to a stranger.
+    pub(super) async fn refuse_leftover(&self, file: &AppliancePath) -> Result<(), Error> {
+        match self.appliance.file(file).await? {
+            None => Ok(()),
+            Some(_) => Err(Error::Refused(format!(
+                "file {file} exists on the appliance without a disk item, and is not touched; \
+                 if nobody needs it, remove it by hand"
+            ))),
+        }
+    }
+
+    pub(super) async fn add(
+        &self,
+        plan: &CreatePlan,
+        file: &AppliancePath,
+        nqn: &Nqn,
+        tag: &OwnerTag,
+        closed: HostNqn,
+    ) -> Result<(), Error> {
         let added = self
             .appliance
             .add_disk(NewDisk {
@@ -191,18 +260,8 @@ impl Volumes {
                 size: plan.size.size,
                 nqn: nqn.clone(),
                 port: plan.params.nvme_port,
-                closed: HostNqn::random(),
-                tag: OwnerTag {
-                    cluster: self.settings.cluster.clone(),
-                    volume: plan.volume.clone(),
-                    class: Some(plan.class()),
-                    notes: Notes {
-                        made: u32::try_from(unix_time()).ok(),
-                        bare: !plan.params.session.shield,
-                        growing: false,
-                    },
-                    stage: Stage::Ready,
-                },
+                closed,
+                tag: tag.clone(),
             })
             .await;
         match added {
@@ -210,6 +269,20 @@ impl Volumes {
             Ok(()) | Err(ApplianceError::Ambiguous { .. }) => Ok(()),
             Err(e) if e.is_refusal() => self.after_refusal(plan, file, e).await,
             Err(e) => Err(Error::from(e).after_change(begun(plan))),
+        }
+    }
+
+    pub(super) fn tag(&self, plan: &CreatePlan, stage: Stage) -> OwnerTag {
+        OwnerTag {
+            cluster: self.settings.cluster.clone(),
+            volume: plan.volume.clone(),
+            class: Some(plan.class()),
+            notes: Notes {
+                made: u32::try_from(unix_time()).ok(),
+                bare: !plan.params.session.shield,
+                growing: false,
+            },
+            stage,
         }
     }
 
@@ -225,21 +298,25 @@ impl Volumes {
         let begun = |e: Error| e.after_change(begun(plan));
         match self.appliance.disk(&plan.volume).await {
             Err(e) => return Err(begun(e.into())),
-            Ok(Some(item)) => return self.check_existing(plan, &item, file),
+            Ok(Some(item)) => {
+                let directory = self.directory(plan.params.volume_path.as_deref())?;
+                return self.check_existing(plan, &item, &directory).map(drop);
+            }
             Ok(None) => {}
         }
         // It was not there a moment ago, so it is of our own making.
         self.delete_file(file).await.map_err(begun)?;
+        self.delete_home(&plan.volume, file).await.map_err(begun)?;
         Err(Error::NotMade { volume: plan.volume.clone(), size: plan.size.size, cause: refusal })
     }
 
-    async fn wait_for_size(&self, plan: &CreatePlan) -> Result<DiskItem, Error> {
+    pub(super) async fn wait_for_size(&self, plan: &CreatePlan) -> Result<DiskItem, Error> {
         let volume = &plan.volume;
         let pace = Pace::start();
         let item = loop {
             let item = self.appliance.disk(volume).await?;
             if let Some(item) = &item
-                && item.size.is_some_and(|s| s >= plan.size.size)
+                && item.size.is_some_and(|s| is_whole(plan, s))
             {
                 break item.clone();
             }
@@ -264,7 +341,6 @@ impl Volumes {
         &self,
         plan: &CreatePlan,
         item: &DiskItem,
-        file: &AppliancePath,
         nvme_address: IpAddr,
     ) -> Result<csi::Volume, Error> {
         let mut context = plan.given.clone();
@@ -274,27 +350,29 @@ impl Volumes {
         put("nvmeAddress", nvme_address.to_string());
         put("nvmePort", item.port.unwrap_or(plan.params.nvme_port).to_string());
         put(context_keys::NQN, item.nqn.clone());
-        put(context_keys::VOLUME_PATH, file.to_string());
+        put(context_keys::VOLUME_PATH, format!("/{}", item.file_path.trim_start_matches('/')));
+        if let Some(source) = &plan.source {
+            put(context_keys::MADE_FROM, source.to_string());
+        }
         Ok(csi::Volume {
             capacity_bytes: csi_bytes(item.size.unwrap_or_default())?,
             volume_id: plan.volume.to_string(),
             volume_context: context,
-            content_source: None,
+            content_source: plan.source.as_ref().map(Source::to_csi),
             accessible_topology: self.settings.topology.to_csi(),
         })
     }
 }
 
-/// A file without an item is somebody's data whose item was lost. A new item on it would
-/// hand that data to a stranger.
-fn leftover(file: &AppliancePath) -> Error {
-    Error::Refused(format!(
-        "file {file} exists on the appliance without a disk item, and is not touched; if nobody \
-         needs it, remove it by hand"
-    ))
+/// Where it is made from something, that says how large it becomes.
+fn is_whole(plan: &CreatePlan, size: u64) -> bool {
+    match plan.source {
+        None => size >= plan.size.size,
+        Some(_) => plan.size.admits(size),
+    }
 }
 
-fn begun(plan: &CreatePlan) -> String {
+pub(super) fn begun(plan: &CreatePlan) -> String {
     format!("CreateVolume of {}", plan.volume)
 }
 

@@ -9,7 +9,7 @@ use rds_csi_proto::ids::VolumeId;
 use super::{Pace, Volumes};
 use crate::crash;
 use crate::error::Error;
-use crate::routeros::wire::{Property, Switch};
+use crate::routeros::wire::{Property, Slot, Switch};
 use crate::routeros::{ApplianceError, DiskItem};
 use crate::rules::owner::{OwnerTag, Stage};
 use crate::rules::path::{AppliancePath, own_file};
@@ -25,6 +25,7 @@ impl Volumes {
         crash::point("delete.marked");
         self.delete_file(&file).await.map_err(begun)?;
         crash::point("delete.file");
+        self.delete_home(volume, &file).await.map_err(begun)?;
         self.delete_item(volume).await.map_err(begun)?;
         crash::point("delete.item");
         // In case the appliance made the file anew while the item was still there.
@@ -37,8 +38,11 @@ impl Volumes {
     /// neither deleted nor passed over in silence.
     pub(crate) async fn refuse_orphan(&self, volume: &VolumeId) -> Result<(), Error> {
         for root in &self.settings.roots {
-            let file = root.volume_file(volume);
-            if self.appliance.file(&file).await?.is_some() {
+            let files = [root.volume_file(volume), root.volume_home(volume).file_in_subvolume()];
+            for file in files {
+                if self.appliance.file(&file).await?.is_none() {
+                    continue;
+                }
                 return Err(Error::Refused(format!(
                     "volume {volume} has no disk item, but file {file} exists; without its item \
                      nothing proves that it is ours, so remove it by hand if nobody needs it"
@@ -49,7 +53,7 @@ impl Volumes {
     }
 
     /// All that must be true before anything is deleted; returns the file to delete.
-    async fn may_delete(
+    pub(super) async fn may_delete(
         &self,
         volume: &VolumeId,
         item: &DiskItem,
@@ -106,18 +110,35 @@ impl Volumes {
         Ok(())
     }
 
-    async fn delete_item(&self, volume: &VolumeId) -> Result<(), Error> {
-        settle(self.appliance.remove_disk(volume).await)?;
+    /// Removes the subvolume that the volume's file was in, if it had one of its own.
+    pub(super) async fn delete_home(
+        &self,
+        volume: &VolumeId,
+        file: &AppliancePath,
+    ) -> Result<(), Error> {
+        let Some(home) = file.home_of(volume) else { return Ok(()) };
+        match self.appliance.pool_of(&home).await?.and_then(|pool| pool.subvolume(&home)) {
+            Some(subvolume) => self.delete_subvolume(&subvolume).await,
+            None => Err(Error::Refused(format!(
+                "volume {volume} was in the subvolume {home}, but the appliance shows no file \
+                 system there"
+            ))),
+        }
+    }
+
+    pub(super) async fn delete_item(&self, slot: impl Into<Slot>) -> Result<(), Error> {
+        let slot = slot.into();
+        settle(self.appliance.remove_disk(slot.clone()).await)?;
         let pace = Pace::start();
-        while self.appliance.disk(volume).await?.is_some() {
-            pace.again(&format!("removal of item {volume}")).await?;
+        while self.appliance.disk(slot.clone()).await?.is_some() {
+            pace.again(&format!("removal of item {slot}")).await?;
         }
         Ok(())
     }
 }
 
 /// A removal without an answer is judged by what is there afterwards.
-fn settle(result: Result<(), ApplianceError>) -> Result<(), Error> {
+pub(super) fn settle(result: Result<(), ApplianceError>) -> Result<(), Error> {
     match result {
         Ok(()) | Err(ApplianceError::Ambiguous { .. }) => Ok(()),
         Err(e) => Err(e.into()),

@@ -2,16 +2,20 @@
 //! first, changes as little as needed, and reads back what it changed; each can be repeated
 //! from any point at which it may have stopped.
 
+mod copying;
 mod create;
 mod delete;
 mod expand;
 mod look;
 pub(crate) mod portal;
 mod publish;
+mod snapshots;
+mod source;
 
 pub(crate) use create::CreatePlan;
 pub(crate) use look::Seen;
 pub(crate) use publish::PublishRequest;
+pub(crate) use snapshots::{ListPlan, SnapshotPlan, page};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +25,7 @@ use tokio::time::Instant;
 
 use crate::config::{Host, RdsUrl};
 use crate::error::Error;
-use crate::routeros::wire::{Property, Switch};
+use crate::routeros::wire::{Property, Slot, Switch};
 use crate::routeros::{Appliance, ApplianceError, DiskItem};
 use crate::rules::owner::{ClusterId, OwnerTag, Ownership, judge};
 use crate::rules::path::AppliancePath;
@@ -125,23 +129,24 @@ impl Volumes {
     /// is judged the same way: by what is there afterwards.
     async fn change(
         &self,
-        volume: &VolumeId,
+        slot: impl Into<Slot>,
         what: &str,
         properties: Vec<Property>,
     ) -> Result<DiskItem, Error> {
-        let unanswered = match self.appliance.set_disk(volume, properties.clone()).await {
+        let slot = slot.into();
+        let unanswered = match self.appliance.set_disk(slot.clone(), properties.clone()).await {
             Ok(()) => None,
             Err(e @ ApplianceError::Ambiguous { .. }) => Some(e),
             Err(e) => return Err(e.into()),
         };
         let pace = Pace::start();
         loop {
-            let item = self.appliance.disk(volume).await?;
-            let item = item.ok_or_else(|| Error::NotFound(volume.to_string()))?;
+            let item = self.appliance.disk(slot.clone()).await?;
+            let item = item.ok_or_else(|| Error::NotFound(slot.to_string()))?;
             if properties.iter().all(|p| item.shows(p)) {
                 return Ok(item);
             }
-            match (pace.again(&format!("{what} of {volume}")).await, unanswered.clone()) {
+            match (pace.again(&format!("{what} of {slot}")).await, unanswered.clone()) {
                 (Ok(()), _) => {}
                 (Err(_), Some(cause)) => return Err(cause.into()),
                 (Err(error), None) => return Err(error),

@@ -82,6 +82,9 @@ impl Volumes {
                 )));
             }
             Publish::HeldBy(holder) => return refused(held_by(volume, &holder, request.sharing)),
+            Publish::Filling => {
+                return refused(format!("volume {volume} is still being filled with its content"));
+            }
             Publish::Deleting => return refused(format!("volume {volume} is being deleted")),
         }
         .map_err(|e| e.after_change(format!("attaching {volume} to {}", request.node)))?;
@@ -161,7 +164,7 @@ impl Volumes {
         // a late export request, or a hand, might still turn the export on.
         let closed = HostNqn::random();
         let ready = match tag.stage {
-            Stage::Deleting => tag.clone(),
+            Stage::Deleting | Stage::Filling(_) => tag.clone(),
             Stage::Ready | Stage::Attached(_) => tag.at(Stage::Ready),
         };
         let clear = vec![

@@ -24,7 +24,7 @@ use crate::session::Attached;
 const GROWN: Duration = Duration::from_secs(40);
 const GROWN_POLL: Duration = Duration::from_millis(500);
 /// Growing writes metadata in proportion to what is added.
-const GROW: Duration = Duration::from_secs(600);
+pub(super) const GROW: Duration = Duration::from_secs(600);
 
 /// Grows a volume's file system; returns the device's size in bytes.
 ///
@@ -108,7 +108,7 @@ async fn wait_for<S: Sessions>(
     }
 }
 
-fn grow(fs_type: &str, path: &Path, device: &Attached) -> Result<(String, Vec<String>)> {
+pub(super) fn grow(fs_type: &str, path: &Path, device: &Attached) -> Result<(String, Vec<String>)> {
     let mount = path.display().to_string();
     let (program, arguments) = match fs_type {
         "ext4" | "ext3" => ("resize2fs", vec![device.path.display().to_string()]),

@@ -144,6 +144,16 @@ const BTRFS: &[(&str, Value)] = &[
 ];
 
 impl MountOptions {
+    /// For a volume that was made from another one, and has its file system's UUID: XFS
+    /// refuses to mount two with one UUID unless it is told (Linux, `fs/xfs/xfs_mount.c`,
+    /// `xfs_uuid_mount`). Not for others: there the refusal is a safeguard.
+    pub(crate) fn admit_same_uuid(&mut self, fs_type: FsType) {
+        if fs_type == FsType::Xfs {
+            let comma = if self.data.is_empty() { "" } else { "," };
+            self.data = format!("{}{comma}nouuid", self.data);
+        }
+    }
+
     /// Reads the mount flags of a request.
     ///
     /// # Errors
@@ -225,6 +235,19 @@ mod tests {
         assert!(!parse(FsType::Xfs, &["ro", "rw"]).unwrap().read_only);
         // Nothing is forced on anybody.
         assert_eq!(parse(FsType::Ext4, &[]).unwrap().flags, MountFlags::empty());
+    }
+
+    #[test]
+    fn only_xfs_is_told_of_a_uuid_that_is_there_twice() {
+        for (fs, given, want) in [
+            (FsType::Xfs, "", "nouuid"),
+            (FsType::Xfs, "discard", "discard,nouuid"),
+            (FsType::Ext4, "discard", "discard"),
+        ] {
+            let mut options = parse(fs, &[given]).unwrap();
+            options.admit_same_uuid(fs);
+            assert_eq!(options.data, want);
+        }
     }
 
     #[test]

@@ -145,6 +145,8 @@ pub(crate) struct StageRequest {
     pub(crate) capability: Capability,
     pub(crate) spec: SessionSpec,
     pub(crate) mkfs_options: Vec<String>,
+    /// Whether it was made from a snapshot or another volume.
+    pub(crate) made_from_other: bool,
 }
 
 impl StageRequest {
@@ -163,7 +165,9 @@ impl StageRequest {
         let params =
             VolumeParams::from_volume_context(&request.volume_context).map_err(|e| invalid(&e))?;
         let spec = session_spec(&volume, context, &params);
-        Ok(Self { volume, staging, capability, spec, mkfs_options: params.mkfs_options })
+        let made_from_other = request.volume_context.contains_key(context_keys::MADE_FROM);
+        let mkfs_options = params.mkfs_options;
+        Ok(Self { volume, staging, capability, spec, mkfs_options, made_from_other })
     }
 }
 

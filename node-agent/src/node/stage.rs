@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::busy;
 use super::decide::{self, Layer, StageAction};
+use super::expand;
 use super::format;
 use super::locks::Operation;
 use super::options::MountOptions;
@@ -174,7 +175,7 @@ impl<S: Sessions> Filesystem<'_, S> {
         if look(self.operation, &record.staging, number).await? == StageAction::Done {
             // Mounted before a crash of ours, or before a journal was lost. What it is was
             // examined then.
-            return Ok(());
+            return self.fill_device(request, record).await;
         }
         let found = self.probe().await?;
         let action = format::decide(
@@ -195,7 +196,24 @@ impl<S: Sessions> Filesystem<'_, S> {
         record.step = Step::Mounting;
         self.node.records.save(self.operation, record).await?;
         crash::point("mount.recorded");
-        self.mount(&record.staging, options, record.read_only).await
+        let mut options = options.clone();
+        if request.made_from_other {
+            options.admit_same_uuid(self.fs_type);
+        }
+        self.mount(&record.staging, &options, record.read_only).await?;
+        self.fill_device(request, record).await
+    }
+
+    /// Grows the file system of a volume that was made from a smaller one. Nobody else would:
+    /// the orchestrator was given the size that it asked for.
+    async fn fill_device(&self, request: &StageRequest, record: &StageRecord) -> Result<()> {
+        if !request.made_from_other || record.read_only {
+            return Ok(());
+        }
+        let fs_type = self.fs_type.as_str();
+        let (program, arguments) = expand::grow(fs_type, &record.staging, self.attached)?;
+        let device = &self.attached.path;
+        programs::run(&program, &arguments, device, expand::GROW, self.operation.clone()).await
     }
 
     async fn probe(&self) -> Result<Found> {

@@ -9,6 +9,7 @@ mod group;
 mod host;
 mod modes;
 mod numbers;
+mod restored;
 mod unreadable;
 
 use std::collections::HashMap;

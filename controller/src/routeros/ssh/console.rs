@@ -53,12 +53,22 @@ fn body(request: &Request, did: &str) -> String {
                 Target::Slot(volume) => {
                     format!("{set}; {}", print(*menu, Some(&Property::Slot(volume.clone()))))
                 }
-                Target::File(_) | Target::Id(_) => set,
+                Target::File(_) | Target::Subvolume(_) | Target::Id(_) => set,
             }
         }
         Request::Remove { menu, target } => {
             format!("{}/remove {}; {did}", path(*menu), items(*menu, target))
         }
+        // It prints its progress, which stands before the mark and is passed over.
+        Request::Copy { from, to, part } => format!(
+            "/{} src={} dst={} src-offset={} dst-offset={} size={}; {did}",
+            request.name(),
+            quote(&from.to_string()),
+            quote(to.as_str()),
+            part.offset,
+            part.offset,
+            part.size
+        ),
     }
 }
 
@@ -67,7 +77,7 @@ fn body(request: &Request, did: &str) -> String {
 fn print(menu: Menu, filter: Option<&Property>) -> String {
     let value = match menu {
         Menu::Resource | Menu::Health => format!("{}/print as-value", path(menu)),
-        Menu::Disk | Menu::File => {
+        Menu::Disk | Menu::File | Menu::Subvolume => {
             let filter = filter.map(|p| format!(" where{}", pair(p))).unwrap_or_default();
             format!("{}/print detail as-value{filter}", path(menu))
         }
@@ -82,6 +92,9 @@ fn items(menu: Menu, target: &Target) -> String {
         }
         Target::File(file) => {
             format!("[{}/find where{}]", path(menu), pair(&Property::FileName(file.clone())))
+        }
+        Target::Subvolume(name) => {
+            format!("[{}/find where{}]", path(menu), pair(&Property::SubvolumeName(name.clone())))
         }
         // An asterisk and hexadecimal digits, which is how the console writes it.
         Target::Id(id) => id.to_string(),

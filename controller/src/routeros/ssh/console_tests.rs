@@ -53,7 +53,7 @@ fn found(call: &Call) -> &[(String, Value)] {
 #[test]
 fn lines_look_as_documented() {
     let id: VolumeId = "pvc-3f1e1c0a-9d6e-4a3c-8f54-0c7a6a0b7e11".parse().unwrap();
-    let filter = Some(Property::Slot(id.clone()));
+    let filter = Some(Property::Slot((&id).into()));
     let print = Request::Print { menu: Menu::Disk, filter, proplist: &[".id"] };
     let json = format!(
         ":put [:serialize to=json options=json.no-string-conversion value=[/disk/print detail \
@@ -65,7 +65,7 @@ fn lines_look_as_documented() {
     );
     let set = Request::Set {
         menu: Menu::Disk,
-        target: Target::Slot(id.clone()),
+        target: Target::Slot((&id).into()),
         properties: vec![Property::Export(Switch::On), Property::FileSize(1 << 40)],
     };
     assert_eq!(
@@ -114,7 +114,7 @@ fn property() -> impl Strategy<Value = Property> {
         },
     );
     prop_oneof![
-        id.prop_map(Property::Slot),
+        id.prop_map(|id| Property::Slot(id.into())),
         path.prop_map(Property::FilePath),
         any::<u64>().prop_map(Property::FileSize),
         any::<u16>().prop_map(Property::Port),
@@ -148,7 +148,7 @@ proptest! {
         prop_assert_eq!((added.verb, added.positional.len()), (Verb::Add, 0));
         assert_same(&added.named, &properties);
 
-        let target = Target::Slot(volume.clone());
+        let target = Target::Slot((&volume).into());
         let set = Request::Set { menu: Menu::Disk, target: target.clone(), properties: properties.clone() };
         let body = inside(&line(&set));
         prop_assert_eq!(body.len(), 3);
@@ -161,7 +161,7 @@ proptest! {
         prop_assert_eq!((body.len(), call(&body[0]).verb), (2, Verb::Remove));
         prop_assert_eq!(found(call(&body[0])), &slot);
 
-        let filter = Some(Property::Slot(volume));
+        let filter = Some(Property::Slot(volume.into()));
         let body = inside(&line(&Request::Print { menu: Menu::Disk, filter, proplist: &[] }));
         let [Statement::Put(Value::Result(put))] = body.as_slice() else { panic!("{body:?}") };
         let Statement::Serialize(Value::Result(print)) = &**put else { panic!("{put:?}") };
