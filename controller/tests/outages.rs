@@ -106,8 +106,8 @@ async fn an_answer_after_59_seconds() {
     lab.ctl(&["delay", "59000", "--pattern", "disk/add", "--times", "1"]);
     let first = create_within(&lab, Duration::from_secs(3)).await.unwrap_err();
     assert_eq!(first.code(), Code::DeadlineExceeded, "{}", first.message());
-    refused(lab.create(ID).await, Code::Aborted, "CreateVolume of volume");
-    refused(lab.delete(ID).await, Code::Aborted, "CreateVolume of volume");
+    refused(lab.create(ID).await, Code::Aborted, &format!("CreateVolume of {ID}"));
+    refused(lab.delete(ID).await, Code::Aborted, &format!("CreateVolume of {ID}"));
     // The appliance does one thing at a time for a user: others are told so, in time.
     let started = Instant::now();
     refused(lab.publish(OTHER, "node-1").await, Code::Unavailable, "busy with other requests");

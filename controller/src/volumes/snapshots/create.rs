@@ -38,7 +38,7 @@ impl Volumes {
         &self,
         plan: &SnapshotPlan,
     ) -> Result<csi::Snapshot, Error> {
-        let begun = |e: Error| e.after_change(format!("CreateSnapshot {}", plan.snapshot));
+        let begun = |e: Error| e.after_change(format!("CreateSnapshot of {}", plan.snapshot));
         if let Some((item, tag)) = self.snapshot(&plan.snapshot).await? {
             if tag.source != plan.source {
                 return Err(other_source(plan, &tag));
@@ -126,7 +126,7 @@ impl Volumes {
     }
 
     async fn make_snapshot(&self, plan: &SnapshotPlan, cut: Cut) -> Result<SnapTag, Error> {
-        let begun = |e: Error| e.after_change(format!("CreateSnapshot {}", plan.snapshot));
+        let begun = |e: Error| e.after_change(format!("CreateSnapshot of {}", plan.snapshot));
         let file = cut.directory.snapshot_file(&plan.snapshot);
         if self.appliance.file(&file).await?.is_some() {
             return Err(leftover(&file));
@@ -184,7 +184,7 @@ impl Volumes {
         size: u64,
         closed: &HostNqn,
     ) -> Result<(), Error> {
-        let begun = |e: Error| e.after_change(format!("CreateSnapshot {}", tag.snapshot));
+        let begun = |e: Error| e.after_change(format!("CreateSnapshot of {}", tag.snapshot));
         let record = NewRecord {
             slot: (&tag.snapshot).into(),
             file: file.clone(),
@@ -256,7 +256,7 @@ impl Volumes {
             Ok(()) => cause,
             Err(e) => {
                 tracing::warn!("what was begun could not be taken away yet: {e}");
-                cause.after_change(format!("CreateSnapshot {}", plan.snapshot))
+                cause.after_change(format!("CreateSnapshot of {}", plan.snapshot))
             }
         }
     }
