@@ -43,10 +43,33 @@ const fn ends_with_ssh(name: &str) -> bool {
     matches!(name.as_bytes(), [.., b'_', b's', b's', b'h'])
 }
 
+/// An appliance that has done what it was asked by the time that it answers.
+pub const PROMPT: &[&str] = &[
+    "--create-delay-ms=0",
+    "--export-delay-ms=0",
+    "--unexport-delay-ms=0",
+    "--export-read-back=configured",
+    "--pool=raid10:64T",
+];
+
+/// What the controllers log. A bench is not to measure how they write.
+const LOG: &str = match env!("CARGO_CRATE_NAME").as_bytes() {
+    [.., b'_', b'b', b'e', b'n', b'c', b'h'] => "info",
+    _ => "debug,h2=info,hyper=info,rustls=info,russh=info",
+};
+
 /// Ends its process with itself.
 pub struct Process(Child);
 
 impl Process {
+    /// Its memory, in millions of bytes.
+    pub fn resident_mb(&self) -> f64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap();
+        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap();
+        let kib: f64 = line.trim().trim_end_matches(" kB").parse().unwrap();
+        kib * 1024.0 / 1e6
+    }
+
     pub fn kill(&mut self) {
         self.0.kill().ok();
         self.0.wait().ok();
@@ -330,7 +353,7 @@ fn controller(args: &[String], dir: &Path) -> Command {
         .args(args)
         .env("RDS_CSI_CLUSTER_ID", "lab")
         .env("RDS_CSI_NO_KUBERNETES", "true")
-        .env("RUST_LOG", "debug,h2=info,hyper=info,rustls=info,russh=info")
+        .env("RUST_LOG", LOG)
         .stderr(log(dir, "controller.log"));
     command
 }

@@ -10,7 +10,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 
 use crate::appliance::core::Appliance;
 use crate::clock;
-use crate::journal::{Record, millis};
+use crate::journal::{Record, micros};
 use crate::ros::error::Refusal;
 use crate::sim::Sim;
 
@@ -133,7 +133,7 @@ async fn run<T: Send + 'static>(
         path: &label.path,
         item: label.item.as_deref(),
         status,
-        ms: millis(arrived.elapsed()),
+        us: micros(arrived.elapsed()),
     });
     if verdict.hang {
         Outcome::Hung

@@ -19,7 +19,7 @@ use super::request::{self, Parts};
 use crate::appliance::core::Appliance;
 use crate::clock;
 use crate::desk::{self, Label, Outcome, Transport};
-use crate::journal::{Record, millis};
+use crate::journal::{Record, micros};
 use crate::management::Mode;
 use crate::ros::policy::{self, Policy};
 use crate::sim::Sim;
@@ -59,7 +59,7 @@ async fn handle(sim: Arc<Sim>, request: Request<Incoming>) -> io::Result<Respons
             path,
             item: None,
             status: answer.0,
-            ms: millis(arrived.elapsed()),
+            us: micros(arrived.elapsed()),
         });
         respond(answer)
     };

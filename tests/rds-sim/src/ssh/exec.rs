@@ -30,7 +30,7 @@ pub async fn exec(sim: &Arc<Sim>, line: &str, width: usize) -> Option<String> {
                 path: "(syntax)",
                 item: None,
                 status: 400,
-                ms: 0,
+                us: 0,
             };
             sim.journal.write(&record);
             return Some(format!("{e}\r\n"));
