@@ -11,6 +11,7 @@
 mod lab;
 
 use std::io::{Read, Seek, SeekFrom};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -20,6 +21,7 @@ use rds_csi_controller::credentials::CredentialsDir;
 use rds_csi_controller::metrics::Metrics;
 use rds_csi_controller::routeros::{self, Appliance};
 use rds_csi_proto::csi::*;
+use rds_csi_proto::ids::VolumeId;
 
 /// What was promised (issue 5): of overhead a call, a page, memory.
 const OVERHEAD_MS: f64 = 5.0;
@@ -130,7 +132,7 @@ async fn overheads(lab: &Lab, via: Via) -> bool {
             }
         }
         let began = Instant::now();
-        let gone = appliance.disk(&volume.parse().unwrap()).await.unwrap();
+        let gone = appliance.disk(&volume.parse::<VolumeId>().unwrap()).await.unwrap();
         let took = began.elapsed().as_secs_f64() * 1000.0;
         assert_eq!(gone, None);
         if warm {
@@ -184,14 +186,12 @@ async fn pages(lab: &Lab, via: Via) -> bool {
 }
 
 #[tokio::main]
-async fn main() {
+async fn main() -> ExitCode {
     let mut fine = true;
     for via in [Via::Rest, Via::Ssh] {
         let lab = Lab::start_via(via, PROMPT, |_| {}).await;
         fine &= overheads(&lab, via).await;
         fine &= pages(&lab, via).await;
     }
-    if !fine {
-        std::process::exit(1);
-    }
+    if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
