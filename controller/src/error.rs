@@ -30,13 +30,11 @@ pub enum Error {
     /// No appliance that may be used can be reached from where the volume is wanted.
     #[error("{0}")]
     NoTopology(String),
-    /// The volume is on none of the appliances that answer, and not all of them do.
-    #[error(
-        "volume {volume} is on none of the appliances that answer; it may be on {name}: {cause}"
-    )]
+    /// What is looked for is on none of the appliances that answer, and not all of them do.
+    #[error("{what} is on none of the appliances that answer; it may be on {name}: {cause}")]
     Unknown {
-        /// Which volume.
-        volume: VolumeId,
+        /// Which volume or snapshot.
+        what: String,
         /// The appliance that does not answer.
         name: RdsName,
         /// Why not.

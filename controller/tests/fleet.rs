@@ -5,6 +5,7 @@ mod lab;
 
 use std::time::{Duration, Instant};
 
+use lab::snapshots::*;
 use lab::*;
 use rds_csi_proto::csi::*;
 use serde_json::json;
@@ -145,4 +146,81 @@ async fn one_that_is_down_does_not_slow_the_other_and_hides_nothing() {
     refused(two.lab.delete(B).await, Code::Unavailable, "cellar");
     refused(two.lab.unpublish(B, "node-1").await, Code::Unavailable, "cellar");
     refused(two.lab.publish(B, "node-1").await, Code::Unavailable, "cellar");
+}
+
+const NAME: &str = "snapshot-11111111-2222-4333-8444-555555555555";
+const SNAP: &str = "snap-11111111-2222-4333-8444-555555555555";
+const RECORD: &str = "snp-11111111-2222-4333-8444-555555555555";
+
+/// A snapshot is where its volume is, and so is all that is made from either.
+#[tokio::test]
+async fn what_is_made_from_something_is_made_beside_it() {
+    let mut two = two().await;
+    two.lab.create(A).await.unwrap();
+    two.lab.create_with(on(B, "cellar")).await.unwrap();
+    restart(&mut two.lab).await;
+    let made = snapshot(&two.lab, NAME, B).await.unwrap();
+    assert!(items(&two, "cellar").contains(RECORD) && !items(&two, "rds").contains(RECORD));
+    // One name for two volumes would be one id for two snapshots.
+    refused(snapshot(&two.lab, NAME, A).await, Code::AlreadyExists, B);
+    restart(&mut two.lab).await;
+    assert_eq!(list(&two.lab).await, std::slice::from_ref(&made));
+    assert_eq!(list_one(&two.lab, SNAP).await, std::slice::from_ref(&made));
+    assert_eq!(list_one(&two.lab, RECORD).await, []);
+
+    for (n, source) in [from_snapshot("s", SNAP), from_volume("v", B)].into_iter().enumerate() {
+        for rds in ["default", "cellar", ""] {
+            let mut request = source.clone();
+            request.name = format!("pvc-00000000-0000-4000-8000-0000000000{n}{}", rds.len());
+            if !rds.is_empty() {
+                request.parameters.insert("rds".into(), rds.into());
+            }
+            let answer = two.lab.create_with(request.clone()).await;
+            if rds == "default" {
+                refused(answer, Code::InvalidArgument, "is on appliance cellar");
+                continue;
+            }
+            let volume = answer.unwrap();
+            assert_eq!(volume.volume_context["rds"], "cellar", "{rds:?}");
+            restart(&mut two.lab).await;
+            assert_eq!(two.lab.create_with(request.clone()).await.unwrap(), volume);
+            assert!(!items(&two, "rds").contains(&request.name));
+            two.lab.delete(&request.name).await.unwrap();
+        }
+        let mut request = source;
+        request.accessibility_requirements =
+            Some(TopologyRequirement { requisite: vec![place("a")], preferred: Vec::new() });
+        refused(two.lab.create_with(request).await, Code::ResourceExhausted, "zone=b");
+    }
+    // Repeated after its source is gone: what was made is there all the same.
+    let restored = two.lab.create_with(from_snapshot("s", SNAP)).await.unwrap();
+    delete_snapshot(&two.lab, SNAP).await.unwrap();
+    delete_snapshot(&two.lab, SNAP).await.unwrap();
+    restart(&mut two.lab).await;
+    assert_eq!(two.lab.create_with(from_snapshot("s", SNAP)).await.unwrap(), restored);
+    refused(two.lab.create_with(from_snapshot("t", SNAP)).await, Code::NotFound, SNAP);
+    assert!(!items(&two, "cellar").contains(RECORD));
+}
+
+#[tokio::test]
+async fn a_snapshot_on_one_that_is_down_is_not_gone() {
+    let mut two = two().await;
+    two.lab.create(A).await.unwrap();
+    two.lab.create_with(on(B, "cellar")).await.unwrap();
+    snapshot(&two.lab, NAME, B).await.unwrap();
+    restart(&mut two.lab).await;
+    two.cellar.kill();
+    refused(delete_snapshot(&two.lab, SNAP).await, Code::Unavailable, "cellar");
+    refused(two.lab.create_with(from_snapshot("s", SNAP)).await, Code::Unavailable, "cellar");
+    refused(two.lab.create_with(from_volume("v", B)).await, Code::Unavailable, "cellar");
+    refused(snapshot(&two.lab, NAME, B).await, Code::Unavailable, "cellar");
+    let all = two.lab.volumes().list_snapshots(ListSnapshotsRequest::default()).await;
+    refused(all, Code::Unavailable, "cellar");
+    // The other one's are not held up.
+    let other = "snapshot-99999999-2222-4333-8444-555555555555";
+    let made = snapshot(&two.lab, other, A).await.unwrap();
+    assert_eq!(list_one(&two.lab, &made.snapshot_id).await, std::slice::from_ref(&made));
+    let restored = two.lab.create_with(from_snapshot("s", &made.snapshot_id)).await.unwrap();
+    assert_eq!(restored.volume_context["rds"], "default");
+    delete_snapshot(&two.lab, &made.snapshot_id).await.unwrap();
 }

@@ -3,14 +3,13 @@
 
 mod lab;
 
-use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
 use std::time::Duration;
 
+use lab::snapshots::*;
 use lab::*;
 use rds_csi_proto::csi::*;
-use serde_json::{Value, json};
-use tonic::{Code, Status};
+use serde_json::json;
+use tonic::Code;
 
 const ID: &str = "pvc-3f1e1c0a-9d6e-4a3c-8f54-0c7a6a0b7e11";
 const OTHER: &str = "pvc-7d0c2a64-1f3b-4c58-9a7e-5b2f8c9d0e12";
@@ -21,80 +20,6 @@ const BTRFS: [&str; 2] = ["--pool", "raid10:1G:btrfs"];
 const REMOVALS: [&str; 4] = ["disk/set", "file/remove", "subvolume/remove", "disk/remove"];
 /// 64 MiB in two seconds: long enough to do something meanwhile.
 const SLOW: [&str; 2] = ["--copy-bytes-per-second", "32M"];
-
-fn snapshot_request(name: &str, volume: &str) -> CreateSnapshotRequest {
-    CreateSnapshotRequest {
-        name: name.into(),
-        source_volume_id: volume.into(),
-        ..Default::default()
-    }
-}
-
-async fn snapshot(lab: &Lab, name: &str, volume: &str) -> Result<Snapshot, Status> {
-    let answer = lab.volumes().create_snapshot(snapshot_request(name, volume)).await?;
-    Ok(answer.into_inner().snapshot.unwrap())
-}
-
-async fn delete_snapshot(lab: &Lab, id: &str) -> Result<(), Status> {
-    let request = DeleteSnapshotRequest { snapshot_id: id.into(), ..Default::default() };
-    lab.volumes().delete_snapshot(request).await.map(drop)
-}
-
-async fn list(lab: &Lab) -> Vec<Snapshot> {
-    let answer = lab.volumes().list_snapshots(ListSnapshotsRequest::default()).await.unwrap();
-    answer.into_inner().entries.into_iter().map(|e| e.snapshot.unwrap()).collect()
-}
-
-fn from_snapshot(name: &str, snapshot: &str) -> CreateVolumeRequest {
-    let source = volume_content_source::SnapshotSource { snapshot_id: snapshot.into() };
-    let source = volume_content_source::Type::Snapshot(source);
-    let source = VolumeContentSource { r#type: Some(source) };
-    CreateVolumeRequest { volume_content_source: Some(source), ..create_request(name) }
-}
-
-fn from_volume(name: &str, volume: &str) -> CreateVolumeRequest {
-    let source = volume_content_source::VolumeSource { volume_id: volume.into() };
-    let source = volume_content_source::Type::Volume(source);
-    let source = VolumeContentSource { r#type: Some(source) };
-    CreateVolumeRequest { volume_content_source: Some(source), ..create_request(name) }
-}
-
-/// Where the simulator keeps the file that an item stands for.
-async fn host_file(lab: &Lab, slot: &str) -> PathBuf {
-    let item = lab.item(slot).await.unwrap();
-    lab.path("rds/pools").join(item["file-path"].as_str().unwrap().trim_start_matches('/'))
-}
-
-async fn write(lab: &Lab, slot: &str, text: &[u8]) {
-    let file = std::fs::OpenOptions::new().write(true).open(host_file(lab, slot).await).unwrap();
-    file.write_all_at(text, 0).unwrap();
-    file.write_all_at(text, 40 << 20).unwrap();
-}
-
-async fn read(lab: &Lab, slot: &str) -> [String; 2] {
-    let file = std::fs::File::open(host_file(lab, slot).await).unwrap();
-    [0, 40 << 20].map(|at| {
-        let mut text = [0; 6];
-        file.read_exact_at(&mut text, at).unwrap();
-        String::from_utf8_lossy(&text).into_owned()
-    })
-}
-
-/// All that is on the appliance: slots and files, without the pool itself.
-async fn everything(lab: &Lab) -> Vec<String> {
-    let (_, disks) = lab.rest("GET", "/rest/disk?type=file", Value::Null).await;
-    let (_, files) = lab.rest("GET", "/rest/file", Value::Null).await;
-    let (_, subvolumes) = lab.rest("GET", "/rest/disk/btrfs/subvolume", Value::Null).await;
-    let names = |list: Value, key: &str| -> Vec<String> {
-        let all = list.as_array().cloned().unwrap_or_default();
-        all.iter().map(|i| format!("{key} {}", i[key].as_str().unwrap_or_default())).collect()
-    };
-    let mut all = names(disks, "slot");
-    all.extend(names(files, "name"));
-    all.extend(names(subvolumes, "fullname").into_iter().filter(|n| n != "fullname "));
-    all.sort();
-    all
-}
 
 /// The whole life, on either kind of pool.
 async fn life(flags: &[&str], copy_on_write: bool) {

@@ -89,7 +89,7 @@ impl Service {
         let span = info_span!("rpc", rpc = RPC);
         self.answer(RPC, async {
             let plan = ListPlan::new(request)?;
-            page(&plan, self.volumes.snapshots().await?)
+            page(&plan, self.volumes.snapshots(&plan).await?)
         })
         .instrument(span)
         .await

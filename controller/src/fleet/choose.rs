@@ -18,12 +18,20 @@ impl Fleet {
         match elsewhere {
             // No parameter chose it: stay with what an earlier call chose.
             Some(seen) if plan.rds().is_none() && plan.rds_address().is_none() => Ok(seen),
-            Some(seen) => Err(Error::Exists(format!(
+            Some(seen) => Err(self.on_another(plan, seen)),
+            None => Ok(at),
+        }
+    }
+
+    /// What to say of a volume that is not where the request wants it.
+    pub(super) fn on_another(&self, plan: &CreatePlan, seen: usize) -> Error {
+        match self.member(seen) {
+            Ok(member) => Error::Exists(format!(
                 "volume {} exists already, but on appliance {}",
                 plan.volume,
-                self.member(seen)?.name()
-            ))),
-            None => Ok(at),
+                member.name()
+            )),
+            Err(error) => error,
         }
     }
 

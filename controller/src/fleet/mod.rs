@@ -6,6 +6,7 @@
 //! none, or it turns out stale, all are asked. A volume that no appliance shows while one of
 //! them does not answer is not known to be absent.
 
+mod beside;
 mod choose;
 mod find;
 mod list;
@@ -84,7 +85,10 @@ impl Fleet {
 
     /// Makes the volume on the appliance that the request means, or finds that it was made.
     pub(crate) async fn create(&self, plan: &CreatePlan) -> Result<csi::Volume, Error> {
-        let at = self.choose(plan).await?;
+        let at = match &plan.source {
+            None => self.choose(plan).await?,
+            Some(source) => self.beside(plan, source).await?,
+        };
         let member = self.member(at)?;
         let made = member.create(plan).await;
         if made.is_ok() {

@@ -17,6 +17,7 @@ pub mod version;
 pub mod wire;
 
 pub use appliance::{Appliance, NewDisk, NewRecord};
+pub use btrfs::Pool;
 pub use disk::{DiskComment, DiskItem, DiskUse, FileItem};
 pub use error::ApplianceError;
 

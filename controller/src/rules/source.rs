@@ -35,6 +35,15 @@ impl Source {
         }
     }
 
+    /// What to say if it is not there.
+    #[must_use]
+    pub fn missing(&self) -> Error {
+        match self {
+            Self::Snapshot(id) => Error::NoSuchSnapshot(id.to_string()),
+            Self::Volume(id) => Error::NotFound(id.to_string()),
+        }
+    }
+
     /// As it is answered, each time.
     #[must_use]
     pub fn to_csi(&self) -> VolumeContentSource {

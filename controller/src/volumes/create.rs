@@ -11,11 +11,10 @@ use rds_csi_proto::csi::{self, CreateVolumeRequest, TopologyRequirement};
 use rds_csi_proto::ids::{HostNqn, Nqn, RdsName, VolumeId};
 use rds_csi_proto::params::{KNOWN_KEYS, VolumeParams, context_keys};
 
-use super::delete::settle;
+use super::place::Place;
 use super::{Pace, Volumes, foreign, portal, publish::unix_time};
 use crate::crash;
 use crate::error::Error;
-
 use crate::routeros::{ApplianceError, DiskItem, NewDisk};
 use crate::rules::capability;
 use crate::rules::owner::{ClassHash, Notes, OwnerTag, Ownership, Stage};
@@ -97,7 +96,8 @@ impl Volumes {
         let nqn: Nqn = format!("nqn.2000-02.com.mikrotik:{}", plan.volume)
             .parse()
             .map_err(|e| Error::Internal(format!("{e}")))?;
-        let mut found = self.appliance.disk(&plan.volume).await?;
+        let place = self.place(&plan.volume, &directory).await?;
+        let mut found = self.look(plan, &place).await?;
         crash::point("create.looked");
         if let Some(item) = &found
             && let Stage::Filling(_) = self.check_existing(plan, item, &directory)?
@@ -112,11 +112,10 @@ impl Volumes {
         if found.is_none() {
             match &plan.source {
                 None => {
-                    let file = self.place(plan, &directory).await?;
                     let tag = self.tag(plan, Stage::Ready);
-                    self.add(plan, &file, &nqn, &tag, HostNqn::random()).await?;
+                    self.make(plan, &place, &nqn, &tag, HostNqn::random()).await?;
                 }
-                Some(source) => self.make_from(plan, source, &directory, &nqn).await?,
+                Some(source) => self.make_from(plan, source, &place, &nqn).await?,
             }
         }
         crash::point("create.added");
@@ -130,32 +129,21 @@ impl Volumes {
         self.describe(plan, &item, nvme_address)
     }
 
-    /// Where the file of a new volume will be. On a btrfs pool in a subvolume of its own,
-    /// which is made here, since only subvolumes have snapshots.
-    pub(super) async fn place(
-        &self,
-        plan: &CreatePlan,
-        directory: &AppliancePath,
-    ) -> Result<AppliancePath, Error> {
-        let plain = directory.volume_file(&plan.volume);
-        self.refuse_leftover(&plain).await?;
-        let home = directory.volume_home(&plan.volume);
-        let pool = self.appliance.pool_of(directory).await?.filter(|pool| pool.is_btrfs());
-        let Some(subvolume) = pool.and_then(|pool| pool.subvolume(&home)) else {
-            return Ok(plain);
-        };
-        let file = home.file_in_subvolume();
-        self.refuse_leftover(&file).await?;
-        // One that is there already is empty: a call that stopped half-way left it.
-        if !self.appliance.subvolume(&subvolume).await? {
-            let begun = |e: Error| e.after_change(begun(plan));
-            settle(self.appliance.add_subvolume(&subvolume).await).map_err(begun)?;
-            let pace = Pace::start();
-            while !self.appliance.subvolume(&subvolume).await.map_err(|e| begun(e.into()))? {
-                pace.again(&format!("the subvolume of {}", plan.volume)).await.map_err(begun)?;
-            }
+    /// What there is already of the volume.
+    ///
+    /// Where the file needs nothing around it, it is looked at first: if it is not there,
+    /// neither is a whole volume, and an item without one makes the appliance refuse `add`. So
+    /// the item has to be looked at only where there is something.
+    async fn look(&self, plan: &CreatePlan, place: &Place) -> Result<Option<DiskItem>, Error> {
+        let alone = plan.source.is_none() && place.subvolume.is_none();
+        if alone && self.appliance.file(&place.file).await?.is_none() {
+            return Ok(None);
         }
-        Ok(file)
+        let found = self.appliance.disk(&plan.volume).await?;
+        if found.is_none() {
+            self.refuse_leftover(&place.file).await?;
+        }
+        Ok(found)
     }
 
     pub(super) fn directory(&self, given: Option<&str>) -> Result<AppliancePath, Error> {
@@ -234,7 +222,7 @@ impl Volumes {
 
     /// A file without an item is somebody's data whose item was lost. A new item on it would
     /// hand that data to a stranger.
-    pub(super) async fn refuse_leftover(&self, file: &AppliancePath) -> Result<(), Error> {
+    async fn refuse_leftover(&self, file: &AppliancePath) -> Result<(), Error> {
         match self.appliance.file(file).await? {
             None => Ok(()),
             Some(_) => Err(Error::Refused(format!(
@@ -244,19 +232,22 @@ impl Volumes {
         }
     }
 
-    pub(super) async fn add(
+    /// Makes file and item in a place that is known to be free.
+    pub(super) async fn make(
         &self,
         plan: &CreatePlan,
-        file: &AppliancePath,
+        place: &Place,
         nqn: &Nqn,
         tag: &OwnerTag,
         closed: HostNqn,
     ) -> Result<(), Error> {
+        self.prepare(&plan.volume, place).await.map_err(|e| e.after_change(begun(plan)))?;
+        crash::point("create.prepared");
         let added = self
             .appliance
             .add_disk(NewDisk {
                 volume: plan.volume.clone(),
-                file: file.clone(),
+                file: place.file.clone(),
                 size: plan.size.size,
                 nqn: nqn.clone(),
                 port: plan.params.nvme_port,
@@ -267,7 +258,7 @@ impl Volumes {
         match added {
             // Without an answer, what is there afterwards decides.
             Ok(()) | Err(ApplianceError::Ambiguous { .. }) => Ok(()),
-            Err(e) if e.is_refusal() => self.after_refusal(plan, file, e).await,
+            Err(e) if e.is_refusal() => self.after_refusal(plan, place, e).await,
             Err(e) => Err(Error::from(e).after_change(begun(plan))),
         }
     }
@@ -292,9 +283,10 @@ impl Volumes {
     async fn after_refusal(
         &self,
         plan: &CreatePlan,
-        file: &AppliancePath,
+        place: &Place,
         refusal: ApplianceError,
     ) -> Result<(), Error> {
+        self.pools.forget();
         let begun = |e: Error| e.after_change(begun(plan));
         match self.appliance.disk(&plan.volume).await {
             Err(e) => return Err(begun(e.into())),
@@ -305,8 +297,8 @@ impl Volumes {
             Ok(None) => {}
         }
         // It was not there a moment ago, so it is of our own making.
-        self.delete_file(file).await.map_err(begun)?;
-        self.delete_home(&plan.volume, file).await.map_err(begun)?;
+        self.delete_file(&place.file).await.map_err(begun)?;
+        self.delete_home(&plan.volume, &place.file).await.map_err(begun)?;
         Err(Error::NotMade { volume: plan.volume.clone(), size: plan.size.size, cause: refusal })
     }
 

@@ -38,8 +38,8 @@ impl Volumes {
     /// neither deleted nor passed over in silence.
     pub(crate) async fn refuse_orphan(&self, volume: &VolumeId) -> Result<(), Error> {
         for root in &self.settings.roots {
-            let files = [root.volume_file(volume), root.volume_home(volume).file_in_subvolume()];
-            for file in files {
+            let place = self.place(volume, root).await?;
+            for file in place.files(volume, root) {
                 if self.appliance.file(&file).await?.is_none() {
                     continue;
                 }
@@ -48,6 +48,7 @@ impl Volumes {
                      nothing proves that it is ours, so remove it by hand if nobody needs it"
                 )));
             }
+            self.remove_empty(volume, &place).await?;
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ mod create;
 mod delete;
 mod expand;
 mod look;
+mod place;
 pub(crate) mod portal;
 mod publish;
 mod snapshots;
@@ -64,11 +65,12 @@ pub(crate) enum Presence {
 pub(crate) struct Volumes {
     settings: Settings,
     appliance: Arc<Appliance>,
+    pools: place::Pools,
 }
 
 impl Volumes {
     pub(crate) fn new(settings: Settings, appliance: Arc<Appliance>) -> Self {
-        Self { settings, appliance }
+        Self { settings, appliance, pools: place::Pools::default() }
     }
 
     pub(crate) fn name(&self) -> &RdsName {

@@ -9,11 +9,11 @@ use rds_csi_proto::ids::{HostNqn, Nqn, VolumeId};
 use super::Volumes;
 use super::copying::{Broken, Original, Target};
 use super::create::{CreatePlan, begun};
+use super::place::Place;
 use crate::error::Error;
 use crate::routeros::DiskItem;
 use crate::routeros::wire::{CopyFrom, Property, Slot};
 use crate::rules::owner::Stage;
-use crate::rules::path::AppliancePath;
 use crate::rules::snapshot::{Method, SnapStage};
 use crate::rules::source::Source;
 
@@ -22,16 +22,15 @@ impl Volumes {
         &self,
         plan: &CreatePlan,
         source: &Source,
-        directory: &AppliancePath,
+        place: &Place,
         nqn: &Nqn,
     ) -> Result<(), Error> {
         let (original, size) = self.original(source).await?;
         let plan = CreatePlan { size: plan.size.made_from(size)?, ..plan.clone() };
         self.may_copy(&format!("a volume from {source}")).await?;
-        let file = self.place(&plan, directory).await?;
         let filling = self.tag(&plan, Stage::Filling(source.clone()));
         let closed = HostNqn::random();
-        self.add(&plan, &file, nqn, &filling, closed.clone()).await?;
+        self.make(&plan, place, nqn, &filling, closed.clone()).await?;
         self.wait_for_size(&plan).await.map_err(|e| e.after_change(begun(&plan)))?;
         let target =
             Target { slot: Slot::from(&plan.volume), comment: filling.to_string(), closed };
@@ -49,9 +48,9 @@ impl Volumes {
 
     /// What is copied, and how much.
     async fn original(&self, source: &Source) -> Result<(Original, u64), Error> {
+        let missing = || source.missing();
         match source {
             Source::Snapshot(id) => {
-                let missing = || Error::NoSuchSnapshot(id.to_string());
                 let (item, tag) = self.snapshot(id).await?.ok_or_else(missing)?;
                 if tag.stage != SnapStage::Ready {
                     return Err(Error::Refused(format!(
@@ -70,7 +69,6 @@ impl Volumes {
                 Ok((Original::Snapshot { snapshot: id.clone(), created_ms, data }, tag.size))
             }
             Source::Volume(volume) => {
-                let missing = || Error::NotFound(volume.to_string());
                 let (item, tag) = self.ours(volume).await?.ok_or_else(missing)?;
                 if tag.stage != Stage::Ready || item.export {
                     return Err(Error::Refused(format!(

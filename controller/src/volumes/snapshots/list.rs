@@ -7,6 +7,7 @@ use rds_csi_proto::ids::SnapshotId;
 
 use super::view;
 use crate::error::Error;
+use crate::routeros::wire::Slot;
 use crate::rules::snapshot::SnapTag;
 use crate::volumes::Volumes;
 
@@ -37,6 +38,12 @@ impl ListPlan {
         })
     }
 
+    /// The only one that can be in the list, if it is asked for by its id; `Some(None)` if no
+    /// snapshot can have that id.
+    pub(crate) fn wanted(&self) -> Option<Option<&SnapshotId>> {
+        self.snapshot.as_ref().map(Option::as_ref)
+    }
+
     fn admits(&self, tag: &SnapTag) -> bool {
         self.snapshot.as_ref().is_none_or(|s| s.as_ref() == Some(&tag.snapshot))
             && self.source.as_ref().is_none_or(|s| s == tag.source.as_str())
@@ -49,12 +56,18 @@ impl Volumes {
     pub(crate) async fn snapshots(&self) -> Result<Vec<SnapTag>, Error> {
         let items = self.appliance.disk_comments().await?;
         let tags = items.iter().filter_map(|item| {
-            SnapTag::parse(&item.comment).filter(|tag| {
-                tag.cluster == self.settings.cluster
-                    && item.slot == crate::routeros::wire::Slot::from(&tag.snapshot).as_str()
-            })
+            let tag = SnapTag::parse(&item.comment)?;
+            let ours = tag.cluster == self.settings.cluster
+                && item.slot == Slot::from(&tag.snapshot).as_str();
+            ours.then_some(tag)
         });
         Ok(tags.collect())
+    }
+
+    /// The tag of one, if it is there and of this cluster.
+    pub(crate) async fn snapshot_tag(&self, id: &SnapshotId) -> Result<Option<SnapTag>, Error> {
+        let item = self.appliance.disk(id).await?;
+        Ok(item.and_then(|item| self.judge_record(&item, id).ok()))
     }
 }
 

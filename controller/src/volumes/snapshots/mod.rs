@@ -22,7 +22,7 @@ use rds_csi_proto::ids::{SnapshotId, VolumeId};
 
 pub(crate) use list::{ListPlan, page};
 
-use super::Volumes;
+use super::{Presence, Volumes};
 use crate::error::Error;
 use crate::routeros::DiskItem;
 use crate::rules::path::{AppliancePath, own_record};
@@ -87,21 +87,35 @@ impl Volumes {
         snapshot: &SnapshotId,
     ) -> Result<Option<(DiskItem, SnapTag)>, Error> {
         let Some(item) = self.appliance.disk(snapshot).await? else { return Ok(None) };
-        let foreign = |why: &str| {
-            Err(Error::Refused(format!(
+        match self.judge_record(&item, snapshot) {
+            Ok(tag) => Ok(Some((item, tag))),
+            Err(why) => Err(Error::Refused(format!(
                 "the appliance's item {} is not ours and is left alone: {why}",
                 item.slot
-            )))
-        };
+            ))),
+        }
+    }
+
+    /// Whether there is a record of the snapshot's name here, and whose.
+    pub(crate) async fn snapshot_presence(&self, id: &SnapshotId) -> Result<Presence, Error> {
+        Ok(match self.appliance.disk(id).await? {
+            None => Presence::Absent,
+            Some(item) if self.judge_record(&item, id).is_ok() => Presence::Ours,
+            Some(_) => Presence::Foreign,
+        })
+    }
+
+    /// The tag of a record that is ours; else why it is not, for people.
+    fn judge_record(&self, item: &DiskItem, snapshot: &SnapshotId) -> Result<SnapTag, String> {
         match SnapTag::parse(&item.comment) {
-            None => foreign("its comment is not a snapshot tag of this driver"),
+            None => Err("its comment is not a snapshot tag of this driver".into()),
             Some(tag) if tag.cluster != self.settings.cluster => {
-                foreign(&format!("it belongs to cluster {:?}", tag.cluster.as_str()))
+                Err(format!("it belongs to cluster {:?}", tag.cluster.as_str()))
             }
             Some(tag) if &tag.snapshot != snapshot => {
-                foreign(&format!("its tag is that of {}", tag.snapshot))
+                Err(format!("its tag is that of {}", tag.snapshot))
             }
-            Some(tag) => Ok(Some((item, tag))),
+            Some(tag) => Ok(tag),
         }
     }
 
