@@ -65,7 +65,7 @@ async fn each_call_keeps_to_its_number_of_commands() {
     lab.delete(&id(2)).await.unwrap();
     let (volume, node) = (id(1), "node-1");
     // Both when there is something to do and when it has been done.
-    for (create, budget) in [("create", 5), ("create again", 2)] {
+    for (create, budget) in [("create", 3), ("create again", 3)] {
         let meter = Meter::start(&lab, create);
         lab.create(&volume).await.unwrap();
         meter.reads(budget);
@@ -103,7 +103,7 @@ async fn each_call_keeps_to_its_number_of_commands() {
     meter.reads(10);
     let meter = Meter::start(&lab, "delete again");
     lab.delete(&volume).await.unwrap();
-    meter.reads(3);
+    meter.reads(2);
 }
 
 /// However many volumes there are: a call about one of them, or about all.
@@ -125,7 +125,7 @@ async fn the_number_of_volumes_does_not_matter() {
         meter.reads(1);
         let meter = Meter::start(&lab, "create among many");
         lab.create(&id(1)).await.unwrap();
-        meter.reads(5);
+        meter.reads(3);
         let meter = Meter::start(&lab, "delete among many");
         lab.delete(&id(1)).await.unwrap();
         meter.reads(10);
