@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod lab;
+#[path = "crash/snapshots.rs"]
+mod snapshots;
 
 use lab::*;
 use rds_csi_proto::csi::*;

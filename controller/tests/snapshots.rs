@@ -17,7 +17,6 @@ const NAME: &str = "snapshot-11111111-2222-4333-8444-555555555555";
 const SNAP: &str = "snap-11111111-2222-4333-8444-555555555555";
 const RECORD: &str = "snp-11111111-2222-4333-8444-555555555555";
 const BTRFS: [&str; 2] = ["--pool", "raid10:1G:btrfs"];
-const REMOVALS: [&str; 4] = ["disk/set", "file/remove", "subvolume/remove", "disk/remove"];
 /// 64 MiB in two seconds: long enough to do something meanwhile.
 const SLOW: [&str; 2] = ["--copy-bytes-per-second", "32M"];
 
@@ -173,89 +172,6 @@ async fn a_volume_that_is_attached_while_it_is_copied_gives_no_snapshot() {
     refused(call.await.unwrap(), Code::FailedPrecondition, "was attached");
     assert_eq!(everything(&lab).await, before);
     assert!(snapshot(&lab, NAME, ID).await.unwrap().ready_to_use);
-}
-
-/// Killed at each change that a call makes: while the change waits to be carried out, so
-/// that it still happens, after the controller is gone. Then the same call again.
-async fn killed_at_each_change(flags: &[&str], changes: &[&str]) {
-    let mut lab = Lab::start_with(flags, |_| {}).await;
-    let empty = everything(&lab).await;
-    lab.create(ID).await.unwrap();
-    write(&lab, ID, b"before").await;
-    let with_volume = everything(&lab).await;
-    for restore in [false, true] {
-        if restore {
-            snapshot(&lab, NAME, ID).await.unwrap();
-        }
-        let with_source = everything(&lab).await;
-        for (at, change) in changes.iter().enumerate() {
-            lab.ctl(&["delay", "600", "--pattern", change]);
-            let mut client = lab.volumes();
-            let call = tokio::spawn(async move {
-                match restore {
-                    false => client.create_snapshot(snapshot_request(NAME, ID)).await.map(drop),
-                    true => client.create_volume(from_snapshot("r", SNAP)).await.map(drop),
-                }
-            });
-            tokio::time::sleep(Duration::from_millis(400)).await;
-            lab.restart_controller(&[]).await;
-            lab.ctl(&["clear"]);
-            drop(call.await);
-            tokio::time::sleep(Duration::from_millis(700)).await;
-            let slot = if restore {
-                let volume = lab.create_with(from_snapshot("r", SNAP)).await.unwrap();
-                assert!(volume.content_source.is_some());
-                volume.volume_id
-            } else {
-                assert!(snapshot(&lab, NAME, ID).await.unwrap().ready_to_use, "{change}");
-                let volume = lab.create_with(from_snapshot("r", SNAP)).await.unwrap();
-                volume.volume_id
-            };
-            assert_eq!(read(&lab, &slot).await, ["before", "before"], "{change}");
-            // And killed at the deletion, at one of its changes.
-            let removal = REMOVALS[at % REMOVALS.len()];
-            let killed = async |lab: &mut Lab, id: String| {
-                lab.ctl(&["delay", "600", "--pattern", removal]);
-                let mut client = lab.volumes();
-                let call = tokio::spawn(async move {
-                    if id == SNAP {
-                        let request =
-                            DeleteSnapshotRequest { snapshot_id: id, ..Default::default() };
-                        return client.delete_snapshot(request).await.map(drop);
-                    }
-                    let request = DeleteVolumeRequest { volume_id: id, ..Default::default() };
-                    client.delete_volume(request).await.map(drop)
-                });
-                tokio::time::sleep(Duration::from_millis(300)).await;
-                lab.restart_controller(&[]).await;
-                lab.ctl(&["clear"]);
-                drop(call.await);
-                tokio::time::sleep(Duration::from_millis(700)).await;
-            };
-            killed(&mut lab, slot.clone()).await;
-            lab.delete(&slot).await.unwrap();
-            if !restore {
-                killed(&mut lab, SNAP.into()).await;
-                delete_snapshot(&lab, SNAP).await.unwrap();
-            }
-            let rest = if restore { &with_source } else { &with_volume };
-            assert_eq!(&everything(&lab).await, rest, "left behind after {change}");
-        }
-    }
-    delete_snapshot(&lab, SNAP).await.unwrap();
-    lab.delete(ID).await.unwrap();
-    assert_eq!(everything(&lab).await, empty);
-}
-
-#[tokio::test]
-async fn a_full_copy_that_was_killed_is_made_anew() {
-    killed_at_each_change(&[], &["disk/add", "disk/copy", "disk/set"]).await;
-}
-
-#[tokio::test]
-async fn a_subvolume_snapshot_that_was_killed_is_made_anew() {
-    let changes = ["disk/add", "subvolume/add", "disk/set", "disk/copy"];
-    killed_at_each_change(&BTRFS, &changes).await;
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ use rds_csi_proto::ids::{HostNqn, SnapshotId, VolumeId};
 use tokio::time::Instant;
 
 use super::Volumes;
+use crate::crash;
 use crate::error::Error;
 use crate::routeros::btrfs::Part;
 use crate::routeros::wire::{CopyFrom, Slot};
@@ -90,6 +91,7 @@ impl Volumes {
                 .await
                 .map_err(Error::from)?;
             offset += step.size;
+            crash::point("copy.part");
             tracing::debug!(target = %target.slot, copied = offset, size, "copying");
             part = next_part(step.size, started.elapsed());
         }

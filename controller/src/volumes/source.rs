@@ -10,6 +10,7 @@ use super::Volumes;
 use super::copying::{Broken, Original, Target};
 use super::create::{CreatePlan, begun};
 use super::place::Place;
+use crate::crash;
 use crate::error::Error;
 use crate::routeros::DiskItem;
 use crate::routeros::wire::{CopyFrom, Property, Slot};
@@ -28,10 +29,12 @@ impl Volumes {
         let (original, size) = self.original(source).await?;
         let plan = CreatePlan { size: plan.size.made_from(size)?, ..plan.clone() };
         self.may_copy(&format!("a volume from {source}")).await?;
+        crash::point("fill.looked");
         let filling = self.tag(&plan, Stage::Filling(source.clone()));
         let closed = HostNqn::random();
         self.make(&plan, place, nqn, &filling, closed.clone()).await?;
         self.wait_for_size(&plan).await.map_err(|e| e.after_change(begun(&plan)))?;
+        crash::point("fill.added");
         let target =
             Target { slot: Slot::from(&plan.volume), comment: filling.to_string(), closed };
         match self.copy(&original, &target, size).await {
@@ -39,6 +42,7 @@ impl Volumes {
             Err(Broken::TakenOver(error)) => return Err(error),
             Err(Broken::Spoilt(error)) => return Err(self.undo_filling(&plan, error).await),
         }
+        crash::point("fill.copied");
         let ready = vec![Property::Comment(filling.at(Stage::Ready))];
         self.change(&plan.volume, "marking as filled", ready)
             .await
@@ -127,8 +131,11 @@ impl Volumes {
         let file = self.may_delete(volume, item, &tag).await?;
         // Not marked as being deleted: the tag says already that nobody may have it.
         self.delete_file(&file).await?;
+        crash::point("unfill.file");
         self.delete_home(volume, &file).await?;
+        crash::point("unfill.home");
         self.delete_item(volume).await?;
+        crash::point("unfill.item");
         self.delete_file(&file).await
     }
 }

@@ -97,18 +97,22 @@ impl Csi {
         capability: VolumeCapability,
         parameters: HashMap<String, String>,
     ) -> Result<Volume, Status> {
+        self.create_as(CreateVolumeRequest {
+            name: name.into(),
+            capacity_range: Some(CapacityRange { required_bytes: bytes, limit_bytes: 0 }),
+            volume_capabilities: vec![capability],
+            parameters,
+            ..CreateVolumeRequest::default()
+        })
+        .await
+    }
+
+    /// CreateVolume of any kind, with one capability and a size.
+    pub(crate) async fn create_as(&mut self, asked: CreateVolumeRequest) -> Result<Volume, Status> {
+        let bytes = asked.capacity_range.as_ref().map_or(0, |range| range.required_bytes);
+        let capability = asked.volume_capabilities.first().cloned().unwrap_or_default();
         let block = matches!(capability.access_type, Some(AccessType::Block(_)));
-        let created = self
-            .controller
-            .create_volume(request(CreateVolumeRequest {
-                name: name.into(),
-                capacity_range: Some(CapacityRange { required_bytes: bytes, limit_bytes: 0 }),
-                volume_capabilities: vec![capability.clone()],
-                parameters,
-                ..CreateVolumeRequest::default()
-            }))
-            .await?
-            .into_inner();
+        let created = self.controller.create_volume(request(asked)).await?.into_inner();
         let volume = created.volume.ok_or_else(|| Status::internal("no volume in the answer"))?;
         if volume.capacity_bytes < bytes {
             return Err(Status::internal(format!(

@@ -8,7 +8,7 @@
 //! - [`csi`] makes the calls that kubelet and the sidecars would make;
 //! - [`writer`] is the pod: it appends checksummed records and reports each one;
 //! - [`faults`] takes the session away;
-//! - [`demo`], [`fencing`], [`refusals`], [`doctor`], [`hostile`] and [`matrix`]
+//! - [`demo`], [`fencing`], [`snapshots`], [`refusals`], [`doctor`], [`hostile`] and [`matrix`]
 //!   are the stories; [`report`] tells them.
 //! - [`packages`] and [`poweroff`] are about the agent as installed, in a guest whose
 //!   process 1 is [`systemd`];
@@ -35,6 +35,7 @@ mod poweroff;
 mod process;
 mod refusals;
 mod report;
+mod snapshots;
 mod stack;
 mod state_disk;
 mod systemd;
@@ -57,10 +58,17 @@ struct Cli {
 enum Command {
     /// The main job with all faults, then the same without the shield, which must fail.
     Demo,
-    /// Everything that CI runs: the refusals, the fencing and the demo, one line a case.
+    /// Everything that CI runs: the refusals, the fencing, the snapshots and the demo, one line
+    /// a case.
     Ci,
     /// A volume moves to another node while the first still writes: it must be shut out.
     Fencing,
+    /// Snapshots of volumes that are written to, restored beside them.
+    Snapshots {
+        /// The file system of the first volume.
+        #[arg(long, value_enum, default_value = "ext4")]
+        fs: snapshots::Kind,
+    },
     /// Bad input and missing parts: each refused with the right code and a remedy.
     Refusals,
     /// The doctor on a healthy host and on broken ones, and the agent's command line.
@@ -169,9 +177,11 @@ fn main() -> ExitCode {
             Command::Ci => {
                 let refusals = refusals::run().await;
                 let fencing = fencing::run().await;
-                demo::run().await && refusals && fencing
+                let snapshots = snapshots::run(snapshots::Kind::Ext4).await;
+                demo::run().await && refusals && fencing && snapshots
             }
             Command::Fencing => fencing::run().await,
+            Command::Snapshots { fs } => snapshots::run(fs).await,
             Command::Refusals => refusals::run().await,
             Command::Bench { only, rounds } => bench::run(&only, rounds).await,
             Command::BenchShim(options) => bench::host::run(&options).await,

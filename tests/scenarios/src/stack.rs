@@ -41,6 +41,23 @@ impl AgentOptions {
     }
 }
 
+/// What the appliance keeps volumes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pool {
+    Plain,
+    /// Snapshots of it are atomic: it lies on a file system that shares blocks.
+    Btrfs,
+}
+
+impl Pool {
+    fn flag(self) -> &'static str {
+        match self {
+            Self::Plain => "raid10:2147483648",
+            Self::Btrfs => "raid10:1073741824:btrfs",
+        }
+    }
+}
+
 /// Everything that runs.
 pub(crate) struct Stack {
     pub(crate) dir: PathBuf,
@@ -59,25 +76,38 @@ impl Stack {
 
     /// The same with another agent.
     pub(crate) async fn start_with(options: AgentOptions) -> Result<Self> {
-        Self::begin(options, None).await
+        Self::begin(options, None, Pool::Plain).await
+    }
+
+    /// The same with an appliance whose pool has snapshots.
+    pub(crate) async fn start_on_btrfs() -> Result<Self> {
+        Self::begin(AgentOptions::usual()?, None, Pool::Btrfs).await
     }
 
     /// The same around an agent that is installed in the guest, and not ours to start.
     pub(crate) async fn start_around(installed: &Path) -> Result<Self> {
-        Self::begin(AgentOptions::usual()?, Some(installed)).await
+        Self::begin(AgentOptions::usual()?, Some(installed), Pool::Plain).await
     }
 
-    async fn begin(agent_options: AgentOptions, installed: Option<&Path>) -> Result<Self> {
+    async fn begin(
+        agent_options: AgentOptions,
+        installed: Option<&Path>,
+        pool: Pool,
+    ) -> Result<Self> {
         let dir = PathBuf::from("/scratch/rds");
+        let _ = run(&["umount", "/scratch/rds/sim"]);
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(dir.join("credentials"))?;
+        if pool == Pool::Btrfs {
+            pool_with_snapshots(&dir)?;
+        }
         let _ = fs::remove_dir_all("/var/lib/kubelet");
         network()?;
         if installed.is_none() {
             let _ = fs::remove_dir_all(&agent_options.state_dir);
             udev_rules()?;
         }
-        let appliance = Self::start_appliance(&dir).await?;
+        let appliance = Self::start_appliance(&dir, pool).await?;
         fs::write(dir.join("credentials/username"), "admin")?;
         fs::copy(dir.join("sim/password"), dir.join("credentials/password"))?;
         fs::copy(dir.join("sim/cert.pem"), dir.join("credentials/ca.crt"))?;
@@ -96,7 +126,7 @@ impl Stack {
         Ok(Self { dir, agent_options, appliance, controller, agent, shim })
     }
 
-    async fn start_appliance(dir: &Path) -> Result<Daemon> {
+    async fn start_appliance(dir: &Path, pool: Pool) -> Result<Daemon> {
         let mut command = Command::new("nsenter");
         command
             .arg("--net=/run/netns/rds")
@@ -106,14 +136,7 @@ impl Stack {
             .args(["--rest-addr", &format!("{APPLIANCE}:{REST_PORT}")])
             .args(["--ssh-addr", &format!("{APPLIANCE}:2222")])
             .args(["--portal", &format!("{APPLIANCE}:4420")])
-            .args([
-                "--pool",
-                "raid10:2147483648",
-                "--dir",
-                "/raid10/volumes",
-                "--allocate",
-                "sparse",
-            ]);
+            .args(["--pool", pool.flag(), "--dir", "/raid10/volumes", "--allocate", "sparse"]);
         let mut daemon = Daemon::start("appliance", command)?;
         let began = Instant::now();
         // The control socket alone is no sign: `ready` comes when all listeners are up.
@@ -308,6 +331,18 @@ impl Stack {
 
 pub(crate) fn agent_socket(dir: &Path) -> PathBuf {
     dir.join("agent.sock")
+}
+
+/// Where the appliance's files are, a btrfs: rds-sim shares blocks between a subvolume and
+/// its snapshots if the file system below can.
+fn pool_with_snapshots(dir: &Path) -> Result<()> {
+    let image = dir.join("pool.img");
+    fs::File::create(&image)?.set_len(2 << 30)?;
+    fs::create_dir_all(dir.join("sim"))?;
+    let (image, at) = (image.display().to_string(), dir.join("sim").display().to_string());
+    run(&["mkfs.btrfs", "-q", &image])?;
+    run(&["mount", "-o", "loop", &image, &at])?;
+    Ok(())
 }
 
 /// The host's udev rules, as the package installs them.

@@ -258,6 +258,39 @@ fn verify(path: &Path, block: bool, slots: u64, last: u64) -> Result<u64> {
     Ok(checked)
 }
 
+/// Looks at a copy of a volume that was made while its writer went on: all records up to
+/// `least` are in it, and none after `most`, up to the `last` there is. Returns the newest.
+pub(crate) fn verify_copy(
+    path: &Path,
+    pace: Pace,
+    block: bool,
+    [least, most, last]: [u64; 3],
+) -> Result<u64> {
+    anyhow::ensure!(last < pace.slots, "record {last} has overwritten others");
+    verify(path, block, pace.slots, least)?;
+    let mut options = File::options();
+    options.read(true);
+    if block {
+        options.custom_flags(libc::O_DIRECT);
+    }
+    let file = options.open(path)?;
+    let holds = |number: u64| -> Result<bool> {
+        let mut buffer = Box::new(Aligned([0; RECORD]));
+        let read = file.read_at(&mut buffer.0, number * RECORD as u64)?;
+        Ok(read == RECORD && buffer.0[..] == record(number))
+    };
+    let mut newest = least;
+    for number in least + 1..=last {
+        match holds(number)? {
+            false => {}
+            true if number > most => bail!("record {number} is of after the copy, at {most}"),
+            true if number > newest + 1 => bail!("record {number} without the one before it"),
+            true => newest = number,
+        }
+    }
+    Ok(newest)
+}
+
 impl Drop for Writer {
     fn drop(&mut self) {
         let _ = self.child.kill();

@@ -7,6 +7,7 @@ use super::super::copying::{Broken, Original, Target};
 use super::super::delete::settle;
 use super::super::{Pace, Volumes};
 use super::{SnapshotPlan, other_source, unix_ms, view};
+use crate::crash;
 use crate::error::Error;
 use crate::routeros::btrfs::{COPY_SINCE, Subvolume};
 use crate::routeros::wire::{Property, Slot, Switch};
@@ -57,6 +58,7 @@ impl Volumes {
             .await?
             .ok_or_else(|| Error::NotFound(plan.source.to_string()))?;
         let cut = self.cut(plan, &item, &owner).await?;
+        crash::point("snapshot.looked");
         let tag = self.make_snapshot(plan, cut).await?;
         tracing::info!(size = tag.size, method = ?tag.method, "snapshot is there");
         view(&tag)
@@ -150,6 +152,7 @@ impl Volumes {
         };
         let closed = HostNqn::random();
         self.add_record(&making, &file, record_size, &closed).await?;
+        crash::point("snapshot.recorded");
         let made = match &cut.method {
             Way::CopyOnWrite { parent, own } => self.cut_subvolume(plan, &cut, own, parent).await,
             Way::FullCopy { epoch } => {
@@ -170,9 +173,11 @@ impl Volumes {
                 return Err(self.undo_snapshot(plan, error).await);
             }
         }
+        crash::point("snapshot.cut");
         let ready = making.at(SnapStage::Ready);
         let properties = vec![Property::SnapTag(ready.clone())];
         self.change(&plan.snapshot, "marking as ready", properties).await.map_err(begun)?;
+        crash::point("snapshot.ready");
         Ok(ready)
     }
 

@@ -4,6 +4,7 @@ use rds_csi_proto::ids::SnapshotId;
 
 use super::super::delete::settle;
 use super::super::{Pace, Volumes};
+use crate::crash;
 use crate::error::Error;
 use crate::routeros::DiskItem;
 use crate::routeros::btrfs::Subvolume;
@@ -67,11 +68,15 @@ impl Volumes {
             let properties = vec![Property::Export(Switch::Off), Property::SnapTag(deleting)];
             self.change(snapshot, "marking for deletion", properties).await?;
         }
+        crash::point("unsnapshot.marked");
         if let Some(subvolume) = subvolume {
             self.delete_subvolume(&subvolume).await?;
         }
+        crash::point("unsnapshot.data");
         self.delete_file(&file).await?;
+        crash::point("unsnapshot.file");
         self.delete_item(snapshot).await?;
+        crash::point("unsnapshot.record");
         self.delete_file(&file).await
     }
 
