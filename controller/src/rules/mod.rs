@@ -6,6 +6,7 @@ pub mod capability;
 pub mod capacity;
 pub mod expand;
 pub mod health;
+pub mod leftover;
 pub mod orphan;
 pub mod owner;
 pub mod path;

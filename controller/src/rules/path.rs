@@ -12,13 +12,19 @@ use rds_csi_proto::params::is_plain_path;
 
 /// The name of a volume's file in a subvolume of its own: the same in each, since a snapshot
 /// and whatever is made from it keep the name.
-const IN_SUBVOLUME: &str = "disk.img";
+pub(super) const IN_SUBVOLUME: &str = "disk.img";
 
 /// What a snapshot is called in `/disk` and among the files. Not its id: slots of 40 bytes
 /// were seen working, and that has 41.
 #[must_use]
 pub fn snapshot_name(snapshot: &SnapshotId) -> String {
     format!("snp-{}", snapshot.uuid())
+}
+
+/// Whether a name is one of those.
+#[must_use]
+pub fn is_snapshot_name(name: &str) -> bool {
+    name.strip_prefix("snp-").is_some_and(|id| format!("snap-{id}").parse::<SnapshotId>().is_ok())
 }
 
 /// An absolute path on the appliance, of components that need no quoting.

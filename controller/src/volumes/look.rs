@@ -1,7 +1,5 @@
 //! Volumes as they are shown: ListVolumes, ControllerGetVolume, GetCapacity.
 
-use std::collections::HashSet;
-
 use rds_csi_proto::csi;
 use rds_csi_proto::ids::VolumeId;
 
@@ -9,6 +7,7 @@ use super::Volumes;
 use crate::error::Error;
 use crate::routeros::DiskItem;
 use crate::rules::health::{FileSeen, fault};
+use crate::rules::leftover::Accounted;
 use crate::rules::owner::{NodeKey, OwnerTag, Ownership, Stage};
 use crate::rules::path::{AppliancePath, own_file};
 use crate::rules::{capacity, size::csi_bytes};
@@ -69,20 +68,13 @@ impl Volumes {
         Ok(Seen { item, tag, file })
     }
 
-    /// Files that are named as a volume's, in a place for volumes, which no item uses. Nothing
-    /// proves whose they are.
+    /// What is named as a volume's or a snapshot's, in a place for volumes, and has no item.
     pub(crate) async fn leftovers(&self) -> Result<Vec<String>, Error> {
-        let files = self.appliance.files().await?;
-        let uses = self.appliance.disk_uses().await?;
-        let used: HashSet<&str> =
-            uses.iter().map(|u| u.file_path.trim_start_matches('/')).collect();
-        let stray = files.into_iter().map(|f| f.name).filter(|name| {
-            let stem = name.rsplit('/').next().and_then(|n| n.strip_suffix(".img"));
-            let volume: Option<VolumeId> = stem.and_then(|s| s.parse().ok());
-            let ours = |v: &VolumeId| own_file(name, v, &self.settings.roots).is_some();
-            volume.as_ref().is_some_and(ours) && !used.contains(name.trim_start_matches('/'))
-        });
-        Ok(stray.collect())
+        let names = self.appliance.files().await?.into_iter().map(|file| file.name);
+        let items = self.appliance.disk_uses().await?;
+        let accounted =
+            Accounted::by(items.iter().map(|u| (u.slot.as_str(), u.file_path.as_str())));
+        Ok(names.filter(|name| accounted.lacks(name, &self.settings.roots)).collect())
     }
 
     /// A volume as CSI shows it. Its context is not in here: a part of that is only in the PV.
