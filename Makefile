@@ -99,6 +99,10 @@ bench-recovery: bench-build ## Seconds from "the target answers" to the first wr
 crash: setup ## The agent is killed at each named point of a volume's life, in a guest
 	tests/run.sh crash
 
+.PHONY: selinux
+selinux: setup build ## Volumes with an SELinux label, in a guest that has SELinux (needs secilc; not in `make test`)
+	tests/selinux/run.sh $(firstword $(KERNELS))
+
 .PHONY: chaos
 chaos: setup build ## Random CSI calls against a model, and 64 lives at once, in guests (not in `make test`)
 	$(BIN)/rds-vm run --kernel $(firstword $(KERNELS)) --timeout $(DEMO_TIMEOUT) -- $(BIN)/rds-scenario chaos

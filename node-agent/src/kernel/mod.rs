@@ -17,6 +17,7 @@ pub mod processes;
 pub mod programs;
 pub mod refusal;
 pub mod registry;
+pub mod soundness;
 pub mod sysfs;
 pub mod udev;
 

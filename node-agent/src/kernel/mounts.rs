@@ -149,6 +149,17 @@ impl MountTable {
         self.mounts.iter().filter(|m| m.is_of(number)).collect()
     }
 
+    /// A mount of all of a device's file system that may write, and that can be seen: nothing
+    /// is mounted on top of it. One that was mounted read-only has none, one that became so
+    /// by an error keeps its own.
+    #[must_use]
+    pub fn writable(&self, number: DeviceNumber) -> Option<&Mount> {
+        let is_seen = |m: &Mount| self.at(&m.mount_point).last().is_some_and(|top| top.id == m.id);
+        self.of_device(number)
+            .into_iter()
+            .find(|m| m.root == Path::new("/") && !m.is_read_only() && is_seen(m))
+    }
+
     /// Bind mounts of the device's node itself, as raw block volumes are published.
     #[must_use]
     pub fn of_node(&self, kernel_name: &str) -> Vec<&Mount> {
@@ -224,7 +235,19 @@ fn path(text: &[u8]) -> Option<PathBuf> {
 
 fn list(text: &[u8]) -> Option<Vec<String>> {
     let text = String::from_utf8_lossy(&unescape(text)?).into_owned();
-    Some(text.split(',').map(str::to_owned).collect())
+    Some(split_options(&text).into_iter().map(str::to_owned).collect())
+}
+
+/// Options as they stand in one string: separated by commas, except for those inside of double
+/// quotes, as in `rw,context="u:r:t:s0:c1,c2",discard`. So does the kernel (`opt_len` in
+/// security/selinux/hooks.c), which knows no escaped quotes there.
+pub fn split_options(text: &str) -> Vec<&str> {
+    let mut quoted = false;
+    text.split(|c| {
+        quoted ^= c == '"';
+        c == ',' && !quoted
+    })
+    .collect()
 }
 
 /// Undoes the kernel's octal escapes (`mangle` in fs/seq_file.c).
@@ -360,6 +383,13 @@ mod tests {
         ] {
             assert!(MountTable::parse(bad.as_bytes()).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn options_are_split_outside_of_quotes() {
+        let split = split_options("rw,context=\"u:r:t:s0:c1,c2\",discard");
+        assert_eq!(split, ["rw", "context=\"u:r:t:s0:c1,c2\"", "discard"]);
+        assert_eq!(split_options("a,,\"b,c"), ["a", "", "\"b,c"]);
     }
 
     #[test]

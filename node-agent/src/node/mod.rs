@@ -4,7 +4,7 @@
 //! runs it in a task of its own, `request` checks it, `locks` lets one operation at a time
 //! work on a volume, `record` writes down what is about to be done, and `stage`, `publish`,
 //! `unpublish`, `unstage`, `stats` and `expand` do it. What they decide on is in pure
-//! functions: `decide` (mount points), `format` (content), `options` (mount flags).
+//! functions: `decide` (mount points), `format` (content), `options` (mount flags), `selinux` (labels).
 
 use std::time::Duration;
 
@@ -19,10 +19,12 @@ mod paths;
 mod publish;
 mod record;
 mod request;
+mod selinux;
 pub mod service;
 pub mod sessions;
 mod stage;
 mod stats;
+mod turns;
 mod unpublish;
 mod unstage;
 
@@ -43,6 +45,9 @@ pub(crate) struct Node<S> {
     sessions: S,
     records: record::Records,
     locks: locks::Locks,
-    measuring: stats::Pending,
+    /// By NodeGetVolumeStats.
+    measuring: turns::Turns,
+    /// By NodePublishVolume, which must not go without because of the former.
+    examining: turns::Turns,
     config: NodeConfig,
 }

@@ -6,7 +6,9 @@
 use rds_csi_proto::params::FsType;
 use rustix::mount::MountFlags;
 
+use super::selinux::Context;
 use crate::error::{Error, Result};
+use crate::kernel::mounts::split_options;
 
 /// Options as mount(2) takes them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +19,8 @@ pub(crate) struct MountOptions {
     pub(crate) data: String,
     /// Whether `ro` was among them.
     pub(crate) read_only: bool,
+    /// The SELinux label of all files; it is in `data` too.
+    pub(crate) context: Option<Context>,
 }
 
 /// What an option does to the common flags.
@@ -166,9 +170,20 @@ impl MountOptions {
         };
         let mut flags = MountFlags::empty();
         let mut data: Vec<&str> = Vec::new();
+        let mut context = None;
         // People write several in one string, as in /etc/fstab.
-        for option in given.iter().flat_map(|text| text.split(',')).map(str::trim) {
+        for option in given.iter().flat_map(|text| split_options(text)).map(str::trim) {
             if option.is_empty() {
+                continue;
+            }
+            if let Some(value) = option.strip_prefix("context=") {
+                if context.replace(Context::parse(value)?).is_some() {
+                    return Err(Error::Invalid(
+                        "mount option context is given more than once; a file system has one \
+                         SELinux label"
+                            .to_owned(),
+                    ));
+                }
                 continue;
             }
             match common(option) {
@@ -180,7 +195,9 @@ impl MountOptions {
             }
         }
         let read_only = flags.contains(MountFlags::RDONLY);
-        Ok(Self { flags, data: data.join(","), read_only })
+        let label = context.as_ref().map(Context::option);
+        data.extend(label.as_deref());
+        Ok(Self { flags, data: data.join(","), read_only, context })
     }
 }
 
@@ -208,7 +225,8 @@ fn refused(fs_type: FsType, option: &str, table: &[(&str, Value)]) -> Error {
     let shown: String = option.chars().take(80).collect();
     Error::Invalid(format!(
         "mount option {shown:?} is not accepted for {}; accepted are ro, noatime, nodiratime, relatime, \
-         strictatime, lazytime, nosuid, nodev, noexec, sync, dirsync and: {}",
+         strictatime, lazytime, nosuid, nodev, noexec, sync, dirsync, context (SELinux; none of \
+         its relatives) and: {}",
         fs_type.as_str(),
         names.join(", ")
     ))
@@ -235,6 +253,23 @@ mod tests {
         assert!(!parse(FsType::Xfs, &["ro", "rw"]).unwrap().read_only);
         // Nothing is forced on anybody.
         assert_eq!(parse(FsType::Ext4, &[]).unwrap().flags, MountFlags::empty());
+    }
+
+    /// As kubelet gives it, among others.
+    #[test]
+    fn a_label_reaches_the_kernel_in_its_quotes() {
+        let label = "context=\"system_u:object_r:container_file_t:s0:c1,c2\"";
+        let whole = format!("noatime,{label},discard");
+        for given in [&["discard", label, "noatime"][..], &[&whole]] {
+            let options = parse(FsType::Ext4, given).unwrap();
+            assert_eq!(options.data, format!("discard,{label}"));
+            assert_eq!(options.flags, MountFlags::NOATIME);
+            assert!(options.context.is_some());
+        }
+        assert_eq!(parse(FsType::Xfs, &[label]).unwrap().data, label);
+        let twice = parse(FsType::Xfs, &[label, label]).unwrap_err();
+        assert_eq!(twice.code(), tonic::Code::InvalidArgument);
+        assert!(parse(FsType::Ext4, &["context=u:r:t:s0:c1,c2"]).is_err());
     }
 
     #[test]
@@ -265,6 +300,14 @@ mod tests {
             (FsType::Btrfs, "device=/dev/sda"),
             (FsType::Btrfs, "subvol=/x"),
             (FsType::Btrfs, "compress=../x"),
+            (FsType::Ext4, "fscontext=u:r:t:s0"),
+            (FsType::Xfs, "defcontext=u:r:t:s0"),
+            (FsType::Btrfs, "rootcontext=u:r:t:s0"),
+            (FsType::Ext4, "seclabel"),
+            (FsType::Ext4, "context"),
+            (FsType::Ext4, "context=\"u:r:t\"x"),
+            // Only in quotes: without them it is the option "c2".
+            (FsType::Ext4, "c2"),
         ] {
             let error = parse(fs, &[option]).unwrap_err();
             assert_eq!(error.code(), tonic::Code::InvalidArgument);
@@ -274,11 +317,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_reaches_the_kernel_is_always_on_the_list(option in "[a-z_=,.:/0-9-]{0,30}") {
+        fn what_reaches_the_kernel_is_always_on_the_list(option in "[a-z_=,.:/0-9-]{0,30}|context=[a-z:,\"]{0,20}") {
             for (fs, table) in [(FsType::Ext4, EXT), (FsType::Xfs, XFS), (FsType::Btrfs, BTRFS)] {
                 if let Ok(options) = parse(fs, &[&option]) {
-                    for one in options.data.split(',').filter(|o| !o.is_empty()) {
-                        prop_assert!(is_allowed(table, one) && !one.contains('/'));
+                    let label = options.context.as_ref().map(Context::option);
+                    for one in split_options(&options.data).iter().filter(|o| !o.is_empty()) {
+                        let is_label = label.as_deref() == Some(*one);
+                        prop_assert!(is_label || is_allowed(table, one) && !one.contains('/'));
                     }
                 }
             }

@@ -14,6 +14,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rds_csi_proto::ids::VolumeId;
 use rustix::fs::FileType;
 use tracing::info;
 
@@ -23,17 +24,22 @@ use super::locks::Operation;
 use super::paths;
 use super::record::{Access, Publish, StageRecord, Step};
 use super::request::{PublishRequest, WantedAccess};
+use super::selinux;
 use super::sessions::{self, Sessions};
-use super::{LOCAL, Node};
+use super::{LOCAL, Node, stats};
 use crate::crash;
 use crate::error::{Error, Result};
 use crate::kernel::mounts::{self, Mount, MountTable};
+use crate::kernel::soundness::{self, Effort};
 use crate::kernel::{DeviceNumber, ioctl};
 use crate::session::Attached;
 
 /// Changing every file of a volume takes as long as it takes; kubelet, which waits for two
 /// minutes, is told before that it goes on.
 const GROUP: Duration = Duration::from_secs(100);
+
+/// A file system answers from memory, unless its device hangs.
+const EXAMINE: Duration = Duration::from_secs(5);
 
 /// Publishes a volume.
 ///
@@ -121,32 +127,28 @@ async fn staged<S: Sessions>(
             request.volume, record.access
         )));
     }
-    if let WantedAccess::Filesystem { .. } = request.capability.access {
-        let (number, writable) = (device.number, !record.read_only);
-        operation
-            .run("reading the mount table", LOCAL, move || check_staging(&path, number, writable))
+    if let WantedAccess::Filesystem { options, .. } = &request.capability.access {
+        let number = device.number;
+        let mount = operation
+            .run("reading the mount table", LOCAL, move || staging_mount(&path, number))
             .await?;
+        // Without one, whatever the volume has will do: kubelet asks for the same in both calls.
+        if options.context.is_some() {
+            selinux::expect(&mount, options.context.as_ref())?;
+        }
+        if !record.read_only {
+            expect_sound(node, &request.volume, mount, number).await?;
+        }
     }
     Ok((device, record))
 }
 
-/// The staging mount must be there and sound.
-fn check_staging(path: &Path, number: DeviceNumber, writable: bool) -> Result<()> {
+/// The staging mount must be there.
+fn staging_mount(path: &Path, number: DeviceNumber) -> Result<Mount> {
     let table = MountTable::read()?;
     let layers = table.at(path);
     match layers[..] {
-        [mount] if Layer::of_filesystem(mount, number).ours => {
-            // A pod that started now would only meet "read-only file system". It has to be
-            // mounted anew, which kubelet does once no pod uses it.
-            if writable && mount.is_superblock_read_only() {
-                return Err(Error::Precondition(format!(
-                    "the file system at {} has become read-only after an I/O error; end all pods \
-                     that use it on this node, so that it is mounted anew",
-                    path.display()
-                )));
-            }
-            Ok(())
-        }
+        [mount] if Layer::of_filesystem(mount, number).ours => Ok(mount.clone()),
         [] => Err(Error::Precondition(format!(
             "nothing is mounted at {}; NodeStageVolume must come first",
             path.display()
@@ -155,6 +157,26 @@ fn check_staging(path: &Path, number: DeviceNumber, writable: bool) -> Result<()
             "what is mounted at {} is not this volume, or more than one mount",
             path.display()
         ))),
+    }
+}
+
+/// And its file system sound: a pod that started now would only meet "read-only file system".
+/// It has to be mounted anew, which kubelet does once no pod uses it. One that does not answer
+/// waits for its session, which is no reason to refuse; so nothing is locked meanwhile.
+async fn expect_sound<S>(
+    node: &Node<S>,
+    volume: &VolumeId,
+    mount: Mount,
+    number: DeviceNumber,
+) -> Result<()> {
+    let what = format!("examining the file system at {}", mount.mount_point.display());
+    let look = move || {
+        let fault = soundness::fault(&mount, number, Effort::Try)?;
+        Ok(fault.map(|f| format!("{}: {}", mount.mount_point.display(), stats::complaint(f))))
+    };
+    match node.examining.look(volume, what, EXAMINE, look).await?.flatten() {
+        Some(complaint) => Err(Error::Precondition(complaint)),
+        None => Ok(()),
     }
 }
 

@@ -73,7 +73,8 @@ impl<S: Sessions> NodeService<S> {
             sessions,
             records: Records::new(journal)?,
             locks: super::locks::Locks::default(),
-            measuring: super::stats::Pending::default(),
+            measuring: super::turns::Turns::default(),
+            examining: super::turns::Turns::default(),
             config,
         };
         Ok(Self { node: Arc::new(node) })

@@ -20,11 +20,12 @@ use super::options::MountOptions;
 use super::paths;
 use super::record::{StageRecord, Step};
 use super::request::{StageRequest, WantedAccess};
+use super::selinux;
 use super::sessions::Sessions;
 use super::{LOCAL, Node};
 use crate::crash;
 use crate::error::{Error, Result};
-use crate::kernel::mounts::{self, MountTable};
+use crate::kernel::mounts::{self, Mount, MountTable};
 use crate::kernel::probe::{self, Found};
 use crate::kernel::{DeviceNumber, programs};
 use crate::session::{Attached, Content};
@@ -52,6 +53,13 @@ pub(crate) async fn stage<S: Sessions>(node: &Node<S>, request: StageRequest) ->
     let current = known.clone().filter(|r| node.records.is_current(r));
     if is_staged(node, &operation, &request, &staging, current.as_ref()).await? {
         return Ok(());
+    }
+    if let WantedAccess::Filesystem { options, .. } = &request.capability.access
+        && let Some(context) = options.context.clone()
+    {
+        // Before anything is attached or formatted for a mount that cannot be.
+        let look = move || selinux::expect_enabled(&context);
+        operation.run("looking for SELinux", LOCAL, look).await?;
     }
     let interrupted = known
         .as_ref()
@@ -134,7 +142,7 @@ async fn is_mounted(
     number: Option<DeviceNumber>,
 ) -> Result<bool> {
     if let Some(number) = number {
-        return Ok(look(operation, path, number).await? == StageAction::Done);
+        return Ok(look(operation, path, number).await?.0 == StageAction::Done);
     }
     let path = path.to_owned();
     operation
@@ -144,14 +152,20 @@ async fn is_mounted(
         .await
 }
 
-async fn look(operation: &Operation, path: &Path, number: DeviceNumber) -> Result<StageAction> {
+/// What is to be done at the staging path, and the mount that is there.
+async fn look(
+    operation: &Operation,
+    path: &Path,
+    number: DeviceNumber,
+) -> Result<(StageAction, Option<Mount>)> {
     let path = path.to_owned();
     operation
         .run("reading the mount table", LOCAL, move || {
             let table = MountTable::read()?;
+            let mounts = table.at(&path);
             let layers: Vec<Layer> =
-                table.at(&path).into_iter().map(|m| Layer::of_filesystem(m, number)).collect();
-            decide::stage(&path, &layers)
+                mounts.iter().map(|m| Layer::of_filesystem(m, number)).collect();
+            Ok((decide::stage(&path, &layers)?, mounts.first().map(|m| (*m).clone())))
         })
         .await
 }
@@ -172,9 +186,12 @@ impl<S: Sessions> Filesystem<'_, S> {
         interrupted: Option<String>,
     ) -> Result<()> {
         let number = self.attached.number;
-        if look(self.operation, &record.staging, number).await? == StageAction::Done {
+        if let (StageAction::Done, Some(mount)) =
+            look(self.operation, &record.staging, number).await?
+        {
             // Mounted before a crash of ours, or before a journal was lost. What it is was
-            // examined then.
+            // examined then. Whether it was for the same pods was not.
+            selinux::expect(&mount, options.context.as_ref())?;
             return self.fill_device(request, record).await;
         }
         let found = self.probe().await?;

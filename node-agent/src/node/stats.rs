@@ -3,52 +3,35 @@
 //! Asked of every volume every minute, also of dead ones, so it must never hang and never
 //! pile up threads that do.
 
-use std::collections::HashSet;
+use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rds_csi_proto::agent::State;
 use rds_csi_proto::csi::volume_usage::Unit;
 use rds_csi_proto::csi::{NodeGetVolumeStatsResponse, VolumeCondition, VolumeUsage};
 use rds_csi_proto::ids::VolumeId;
+use rustix::fs::StatVfs;
 
 use super::paths::GivenPath;
 use super::sessions::{self, Sessions};
 use super::{LOCAL, Node};
 use crate::error::{Error, Result};
-use crate::kernel::mounts::MountTable;
+use crate::kernel::mounts::{Mount, MountTable};
+use crate::kernel::soundness::{self, Effort};
 use crate::kernel::{DeviceNumber, blocking};
 use crate::session::SessionView;
 
 /// statfs answers from memory; a file system that does not is stuck.
 const STATFS: Duration = Duration::from_secs(5);
 
-/// Volumes of which a statfs is going on: a second one would only be stuck beside it.
-pub(crate) type Pending = Arc<Mutex<HashSet<VolumeId>>>;
-
-struct Turn {
-    pending: Pending,
-    volume: VolumeId,
-}
-
-impl Turn {
-    fn take(pending: &Pending, volume: &VolumeId) -> Option<Self> {
-        let mut set = pending.lock().unwrap_or_else(PoisonError::into_inner);
-        set.insert(volume.clone())
-            .then(|| Self { pending: Arc::clone(pending), volume: volume.clone() })
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.volume);
-    }
-}
-
 /// What is to be measured.
 enum Seen {
-    Filesystem { path: PathBuf, read_only_by_error: bool },
+    /// `writable` is a mount of the whole file system that may write, if it was meant to.
+    Filesystem {
+        path: PathBuf,
+        writable: Option<Box<Mount>>,
+    },
     Block,
 }
 
@@ -73,23 +56,17 @@ pub(crate) async fn stats<S: Sessions>(
     let mut condition = condition(&view);
     let usage = match seen {
         Seen::Block => vec![bytes(device.size_bytes, None)],
-        Seen::Filesystem { path, read_only_by_error } => {
-            if read_only_by_error && !condition.abnormal {
-                condition = abnormal(
-                    "the file system has become read-only after an I/O error; end all pods that use \
-                     it on this node, so that it is mounted anew"
-                        .to_owned(),
-                );
+        Seen::Filesystem { path, writable } => {
+            let measured = measure(node, &volume, path, writable, device.number).await?;
+            let (usage, complaint) = measured.map_or_else(
+                || (Vec::new(), Some("the file system does not answer".to_owned())),
+                |m| (m.usage, m.fault.map(complaint)),
+            );
+            // What is wrong with the session comes first: it explains the rest.
+            if let Some(complaint) = complaint.filter(|_| !condition.abnormal) {
+                condition = abnormal(complaint);
             }
-            match measure(node, &volume, path).await? {
-                Some(usage) => usage,
-                None => {
-                    if !condition.abnormal {
-                        condition = abnormal("the file system does not answer".to_owned());
-                    }
-                    Vec::new()
-                }
-            }
+            usage
         }
     };
     Ok(NodeGetVolumeStatsResponse { usage, volume_condition: Some(condition) })
@@ -101,12 +78,17 @@ fn see(given: &GivenPath, number: DeviceNumber, writable: bool) -> Result<Option
     let layers = table.at(&path);
     let Some(top) = layers.last() else { return Ok(None) };
     if top.is_of(number) {
-        let read_only_by_error = writable && top.is_superblock_read_only();
-        return Ok(Some(Seen::Filesystem { path, read_only_by_error }));
+        let writable = table.writable(number).filter(|_| writable).cloned().map(Box::new);
+        return Ok(Some(Seen::Filesystem { path, writable }));
     }
     let is_node =
         top.fs_type == "devtmpfs" && DeviceNumber::of_path(&path).is_ok_and(|n| n == number);
     Ok(is_node.then_some(Seen::Block))
+}
+
+struct Measured {
+    usage: Vec<VolumeUsage>,
+    fault: Option<&'static str>,
 }
 
 /// `None` if the file system does not answer.
@@ -114,32 +96,39 @@ async fn measure<S>(
     node: &Node<S>,
     volume: &VolumeId,
     path: PathBuf,
-) -> Result<Option<Vec<VolumeUsage>>> {
-    let Some(turn) = Turn::take(&node.measuring, volume) else { return Ok(None) };
-    let shown = path.display().to_string();
-    let answer = blocking(format!("statfs of {shown}"), STATFS, move || {
-        let answer = rustix::fs::statvfs(&path)
-            .map_err(|e| Error::kernel("measure", path.display())(e.into()));
-        drop(turn);
-        answer
-    })
-    .await;
-    match answer {
-        Ok(s) => {
-            let total = s.f_blocks.saturating_mul(s.f_frsize);
-            let free = s.f_bfree.saturating_mul(s.f_frsize);
-            let available = s.f_bavail.saturating_mul(s.f_frsize);
-            let inodes = VolumeUsage {
-                available: signed(s.f_ffree),
-                total: signed(s.f_files),
-                used: signed(s.f_files.saturating_sub(s.f_ffree)),
-                unit: Unit::Inodes.into(),
+    writable: Option<Box<Mount>>,
+    number: DeviceNumber,
+) -> Result<Option<Measured>> {
+    let what = format!("statfs of {}", path.display());
+    node.measuring
+        .look(volume, what, STATFS, move || {
+            let fault = match writable {
+                Some(mount) => soundness::fault(&mount, number, Effort::Look)?,
+                None => None,
             };
-            Ok(Some(vec![bytes(total, Some((available, total.saturating_sub(free)))), inodes]))
-        }
-        Err(Error::Timeout { .. }) => Ok(None),
-        Err(error) => Err(error),
-    }
+            let answer = rustix::fs::statvfs(&path).map_err(io::Error::from);
+            let usage = match answer {
+                Ok(answer) => usage(&answer),
+                // One that has stopped may refuse this too.
+                Err(_) if fault.is_some() => Vec::new(),
+                Err(error) => return Err(Error::kernel("measure", path.display())(error)),
+            };
+            Ok(Measured { usage, fault })
+        })
+        .await
+}
+
+fn usage(s: &StatVfs) -> Vec<VolumeUsage> {
+    let total = s.f_blocks.saturating_mul(s.f_frsize);
+    let free = s.f_bfree.saturating_mul(s.f_frsize);
+    let available = s.f_bavail.saturating_mul(s.f_frsize);
+    let inodes = VolumeUsage {
+        available: signed(s.f_ffree),
+        total: signed(s.f_files),
+        used: signed(s.f_files.saturating_sub(s.f_ffree)),
+        unit: Unit::Inodes.into(),
+    };
+    vec![bytes(total, Some((available, total.saturating_sub(free)))), inodes]
 }
 
 fn bytes(total: u64, available_and_used: Option<(u64, u64)>) -> VolumeUsage {
@@ -156,19 +145,36 @@ fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
+/// What is wrong with a file system, and what to do about it.
+pub(super) fn complaint(fault: &str) -> String {
+    format!(
+        "the file system {fault}; end all pods that use it on this node, so that it is mounted anew"
+    )
+}
+
 fn abnormal(message: String) -> VolumeCondition {
     VolumeCondition { abnormal: true, message }
 }
 
 /// How a session's state is told to Kubernetes.
 fn condition(view: &SessionView) -> VolumeCondition {
+    let since = since(view.since_unix_ms);
     if view.failing_io {
-        return abnormal(format!("I/O fails instead of waiting: {}", view.reason));
+        return abnormal(format!("I/O fails instead of waiting: {} ({since})", view.reason));
     }
     match view.state {
         State::Live => VolumeCondition { abnormal: false, message: "the session is live".into() },
-        state => {
-            abnormal(format!("the session is {}, I/O waits: {}", state.as_str_name(), view.reason))
-        }
+        state => abnormal(format!(
+            "the session is {} {since}, I/O waits: {}",
+            state.as_str_name(),
+            view.reason
+        )),
     }
+}
+
+/// An instant, not an age: the same condition in other words would be news each minute.
+fn since(unix_ms: i64) -> String {
+    let second = unix_ms.div_euclid(1000);
+    jiff::Timestamp::from_second(second)
+        .map_or_else(|_| format!("since second {second}"), |at| format!("since {at}"))
 }

@@ -10,6 +10,7 @@ mod host;
 mod modes;
 mod numbers;
 mod restored;
+mod selinux;
 mod unreadable;
 
 use std::collections::HashMap;

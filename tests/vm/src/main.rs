@@ -77,6 +77,9 @@ struct RunArgs {
     /// Native NVMe multipathing, the module parameter nvme_core.multipath
     #[arg(long, value_enum, default_value = "Y", ignore_case = true)]
     multipath: Multipath,
+    /// Another argument for the kernel, such as `security=selinux`; may be repeated
+    #[arg(long = "kernel-argument", value_name = "ARGUMENT", allow_hyphen_values = true)]
+    kernel_arguments: Vec<String>,
     /// Seconds that the command may take, not counting the boot
     #[arg(long, default_value_t = 600)]
     timeout: u64,
@@ -163,6 +166,7 @@ fn request(args: RunArgs) -> Request {
     Request {
         series: args.kernel,
         multipath: args.multipath,
+        kernel_arguments: args.kernel_arguments,
         timeout: Duration::from_secs(args.timeout),
         memory_mib: args.memory,
         accel: args.accel,

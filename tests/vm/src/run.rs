@@ -52,6 +52,8 @@ impl Multipath {
 pub(crate) struct Request {
     pub(crate) series: Series,
     pub(crate) multipath: Multipath,
+    /// After those that every guest has.
+    pub(crate) kernel_arguments: Vec<String>,
     pub(crate) timeout: Duration,
     pub(crate) memory_mib: u32,
     pub(crate) accel: Option<Accel>,
@@ -110,13 +112,20 @@ pub(crate) fn run(layout: &Layout, request: &Request) -> Result<u8> {
         .with_context(|| format!("writing {}", initramfs.display()))?;
     make_scratch(&scratch)?;
     let multipath = request.multipath.letter();
+    // The last of two that contradict each other is the one that counts.
+    let kernel_arguments = [
+        [format!("nvme_core.multipath={multipath}")].as_slice(),
+        request.kernel_arguments.as_slice(),
+    ]
+    .concat()
+    .join(" ");
     let machine = Machine {
         accel,
         memory_mib: request.memory_mib,
         kernel: &kernel.image(),
         initramfs: &initramfs,
         console: &log,
-        kernel_arguments: &format!("nvme_core.multipath={multipath}"),
+        kernel_arguments: &kernel_arguments,
         plugin: request.plugin.as_deref(),
     };
     let devices = Devices { scratch: &scratch, results: &results };

@@ -48,7 +48,8 @@ async fn statistics_of_a_dead_device_do_not_hang() {
             longest = longest.max(began.elapsed());
             let condition = stats.volume_condition.unwrap();
             assert!(condition.abnormal, "{kind}: {condition:?}");
-            assert!(condition.message.contains("LOST"), "{kind}: {condition:?}");
+            let is_told = condition.message.contains("LOST since 1970-01-01T00:00:00Z");
+            assert!(is_told, "{kind}: {condition:?}");
         }
         assert!(pod.try_wait().unwrap().is_none(), "{kind}: the device is not dead");
         host.sessions.resume();
@@ -71,6 +72,7 @@ async fn an_xfs_with_a_dirty_log_is_staged_elsewhere() {
     }
     first.sessions.cut_off();
     write_until_it_gives_up(&first.path("target"));
+    expect_stopped(&first, &["target"], fs("xfs")).await;
     first.unpublish("target").await.unwrap();
     first.unstage().await.unwrap();
 
@@ -89,4 +91,78 @@ async fn an_xfs_with_a_dirty_log_is_staged_elsewhere() {
     }
     second.unpublish("target").await.unwrap();
     second.unstage().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_system_that_stopped_is_told_and_not_published_again() {
+    let host = Host::mapped(Mapping::linear());
+    let capability = fs_with("ext4", &["errors=remount-ro"]);
+    host.stage(capability.clone()).await.unwrap();
+    host.publish("target", capability.clone(), false).await.unwrap();
+    host.publish("reader", capability.clone(), true).await.unwrap();
+    for path in ["target", "reader"] {
+        let sound = host.stats(&host.path(path)).await.unwrap().volume_condition.unwrap();
+        assert!(!sound.abnormal, "{sound:?}");
+    }
+    // What has to be read before a file can be made is read: only the journal fails.
+    fs::write(host.path("target/before"), "x").unwrap();
+    host.sessions.cut_off();
+    write_until_it_gives_up(&host.path("target"));
+    // The device is back; the file system is not.
+    host.sessions.map(&format!("0 {} linear DEV 0", SIZE / 512));
+    fs::write(host.path("target/after"), "x").unwrap_err();
+    expect_stopped(&host, &["target", "reader"], capability.clone()).await;
+
+    // What the message says to do does mend it.
+    host.unpublish("target").await.unwrap();
+    host.unpublish("reader").await.unwrap();
+    host.unstage().await.unwrap();
+    host.stage(capability.clone()).await.unwrap();
+    host.publish("target", capability, false).await.unwrap();
+    fs::write(host.path("target/data"), "x").unwrap();
+    let sound = host.stats(&host.path("target")).await.unwrap().volume_condition.unwrap();
+    assert!(!sound.abnormal, "{sound:?}");
+}
+
+/// It is told wherever it is published, and published nowhere else.
+async fn expect_stopped(host: &Host, published: &[&str], capability: VolumeCapability) {
+    for path in published {
+        let condition = host.stats(&host.path(path)).await.unwrap().volume_condition.unwrap();
+        let is_told = condition.abnormal && condition.message.contains("mounted anew");
+        assert!(is_told, "{path}: {condition:?}, {}", host.mountinfo());
+    }
+    let refused = host.publish("another", capability, false).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+    assert!(refused.message().contains("mounted anew"), "{refused}");
+    assert_eq!(host.layers("another"), 0);
+}
+
+/// An error that ext4 was told to go on after, and that it remembers for ever, and a file
+/// system that was mounted read-only because that was asked for.
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_of_the_past_and_read_only_volumes_are_no_fault() {
+    let host = Host::new();
+    let capability = fs_with("ext4", &["errors=continue"]);
+    host.stage(capability.clone()).await.unwrap();
+    host.publish("target", capability.clone(), false).await.unwrap();
+    let name = host.sessions.device().path.file_name().unwrap().to_owned();
+    let sysfs = Path::new("/sys/fs/ext4").join(name);
+    fs::write(sysfs.join("trigger_fs_error"), "a test").unwrap();
+    assert_ne!(fs::read_to_string(sysfs.join("errors_count")).unwrap().trim(), "0");
+    let sound = host.stats(&host.path("target")).await.unwrap().volume_condition.unwrap();
+    assert!(!sound.abnormal, "{sound:?}");
+    host.publish("another", capability, false).await.unwrap();
+    host.unpublish("another").await.unwrap();
+    host.unpublish("target").await.unwrap();
+    host.unstage().await.unwrap();
+
+    let read_only = fs_with("ext4", &["ro"]);
+    host.stage(read_only.clone()).await.unwrap();
+    host.publish("target", read_only, true).await.unwrap();
+    // Nor without the record that says so: the mount itself does.
+    let mut record = host.record().unwrap();
+    record.read_only = false;
+    host.journal.put(Table::Stages, VOLUME, &record).unwrap();
+    let sound = host.stats(&host.path("target")).await.unwrap().volume_condition.unwrap();
+    assert!(!sound.abnormal, "{sound:?}");
 }

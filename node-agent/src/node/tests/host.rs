@@ -250,6 +250,13 @@ impl Host {
         MountTable::read().unwrap().at(Path::new(&self.path(name))).len()
     }
 
+    /// What the kernel says of the staging path.
+    pub(super) fn mountinfo(&self) -> String {
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let staging = self.path("staging");
+        table.lines().filter(|l| l.contains(&staging)).collect()
+    }
+
     pub(super) fn record(&self) -> Option<StageRecord> {
         self.journal.get(Table::Stages, VOLUME).unwrap()
     }

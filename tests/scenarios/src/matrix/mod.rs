@@ -6,6 +6,7 @@
 //!   touch;
 //! - [`link`], [`target`], [`host`] and [`agent`] are the faults by where they happen;
 //!   [`fleet`], [`content`] and [`endings`] need volumes of their own;
+//! - [`scrapes`] asks for the agent's numbers all the while;
 //! - [`rows`] is what was seen; [`table`] makes a page of the rows of several runs.
 
 mod agent;
@@ -17,6 +18,7 @@ mod link;
 mod root;
 mod rows;
 mod scene;
+mod scrapes;
 mod subject;
 pub(crate) mod table;
 mod target;
@@ -29,6 +31,7 @@ use crate::process::tail;
 use crate::report::Report;
 use rows::Run;
 use scene::Scene;
+use scrapes::Scrapes;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -161,6 +164,7 @@ async fn play(cases: &[&Case], run: &mut Run, report: &mut Report) {
             return;
         }
     };
+    let scrapes = Scrapes::begin();
     for case in cases {
         report.say(format!("fault: {}", case.title));
         let (mut row, result) = scene.live_through(case).await;
@@ -179,6 +183,11 @@ async fn play(cases: &[&Case], run: &mut Run, report: &mut Report) {
             break;
         }
     }
+    let numbers = scrapes.end().and_then(|told| {
+        report.say(format!("/metrics: {told}"));
+        if cases.iter().any(|c| c.effect == Lost) { told.expect_outage() } else { Ok(()) }
+    });
+    report.case("its numbers are told at once, whole and never falling", numbers);
     scene.close(run, report).await.unwrap_or_else(|error| {
         run.end(report, "everything ends", Err(error.context("at the end")));
         println!("--- agent\n{}\n--- controller\n{}", tail("agent", 60), tail("controller", 20));
