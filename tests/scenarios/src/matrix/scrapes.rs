@@ -85,27 +85,37 @@ fn go_on(stop: &AtomicBool) -> Result<Told> {
 
 /// `None` while there is no agent, or one that ends.
 fn scrape() -> Result<Option<String>> {
-    let mut answer = String::new();
+    let mut answer = Vec::new();
     let exchange = TcpStream::connect(METRICS).and_then(|mut stream| {
         stream.set_read_timeout(Some(LIMIT))?;
-        write!(stream, "GET /metrics HTTP/1.1\r\nhost: agent\r\nconnection: close\r\n\r\n")?;
-        stream.read_to_string(&mut answer)
+        write!(stream, "GET /metrics HTTP/1.1\r\nhost: agent\r\n\r\n")?;
+        // As long as it says, and not until the connection ends: an agent that ends just now
+        // may take its time for that.
+        let mut part = [0; 16 << 10];
+        while body(&answer).is_none() {
+            match stream.read(&mut part)? {
+                0 => return Err(ErrorKind::UnexpectedEof.into()),
+                n => answer.extend_from_slice(&part[..n]),
+            }
+        }
+        Ok(())
     });
     match exchange {
-        Ok(0) => Ok(None),
-        Ok(_) => {
-            let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
-            ensure!(head.starts_with("HTTP/1.1 200"), "{head}\n{body}");
-            let length = head.lines().find_map(|l| l.strip_prefix("content-length: "));
-            let whole = length.is_some_and(|l| l.parse() == Ok(body.len()));
-            ensure!(whole, "cut short: {head}\n{body}");
-            Ok(Some(body.to_owned()))
-        }
+        Ok(()) => Ok(body(&answer)),
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-            bail!("no answer within {LIMIT:?}, only {answer:?}")
+            bail!("no whole answer within {LIMIT:?}, only {:?}", String::from_utf8_lossy(&answer))
         }
         Err(_) => Ok(None),
     }
+}
+
+/// What a good answer carries, once all of it is there.
+fn body(answer: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(answer).ok()?;
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    let length: usize =
+        head.lines().find_map(|l| l.strip_prefix("content-length: "))?.parse().ok()?;
+    (head.starts_with("HTTP/1.1 200") && body.len() == length).then(|| body.to_owned())
 }
 
 /// Each series with its value.
