@@ -1,4 +1,4 @@
-//! The controller is killed at each step of a volume's making, growth and end; the next one
+//! The controller is killed at each step of a volume's making, attachment, growth and end; the next one
 //! finishes the call, or deletes what is there, and nothing is left or touched that must not.
 //! Needs the feature `crash-points`.
 #![cfg(feature = "crash-points")]
@@ -17,6 +17,9 @@ const POINTS: &[&str] = &[
     "create.looked",
     "create.added",
     "create.sized",
+    "publish.looked",
+    "publish.attached",
+    "unpublish.off",
     "expand.looked",
     "expand.grown",
     "expand.off",
@@ -68,11 +71,13 @@ async fn a_controller_that_dies_anywhere_leaves_nothing_undone() {
             if operation != "create" {
                 lab.create(ID).await.unwrap();
             }
-            if operation == "expand" {
+            if ["expand", "unpublish"].contains(&operation) {
                 lab.publish(ID, "node-1").await.unwrap();
             }
             let run = async |lab: &Lab| match operation {
                 "create" => lab.create(ID).await.map(drop),
+                "publish" => lab.publish(ID, "node-1").await.map(drop),
+                "unpublish" => lab.unpublish(ID, "node-1").await,
                 "expand" => expand(lab).await.map(drop),
                 _ => lab.delete(ID).await,
             };
@@ -81,6 +86,10 @@ async fn a_controller_that_dies_anywhere_leaves_nothing_undone() {
             let log = lab.controller_log();
             assert!(log.contains(&format!("crash point {point}")), "{point} was not passed");
             lab.restart_controller(&[]).await;
+            if ["publish.attached", "unpublish.off"].contains(point) {
+                let other = lab.publish(ID, "node-2").await;
+                refused(other, tonic::Code::FailedPrecondition, "node-1");
+            }
             if repeat {
                 run(&lab).await.unwrap_or_else(|e| panic!("{point}: {e}"));
             }

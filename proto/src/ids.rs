@@ -226,6 +226,21 @@ impl HostNqn {
         Self(format!("{HOST_NQN_PREFIX}{}", Uuid::new_v4()))
     }
 
+    /// A fresh one that is never given to anybody: an export that admits only this host
+    /// admits none. It can be told from an attachment's, whoever reads it later: its UUID is
+    /// of version 8 (RFC 9562, free for applications), those of [`Self::random`] of version 4.
+    #[must_use]
+    pub fn closed() -> Self {
+        let custom = uuid::Builder::from_custom_bytes(Uuid::new_v4().into_bytes()).into_uuid();
+        Self(format!("{HOST_NQN_PREFIX}{custom}"))
+    }
+
+    /// Whether it was made by [`Self::closed`].
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        Uuid::try_parse(self.host_id()).is_ok_and(|u| u.get_version_num() == 8)
+    }
+
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -390,6 +405,9 @@ mod tests {
 
     #[test]
     fn a_host_nqn_carries_its_host_id() {
+        let closed = HostNqn::closed();
+        assert!(closed.is_closed() && closed.as_str().parse::<HostNqn>().unwrap().is_closed());
+        assert!(closed != HostNqn::closed() && !HostNqn::random().is_closed());
         let nqn = HostNqn::random();
         assert_eq!(nqn.as_str().parse::<HostNqn>().unwrap(), nqn);
         assert!(nqn.as_str().ends_with(nqn.host_id()));

@@ -17,6 +17,7 @@ use super::disk::{
 use super::error::ApplianceError;
 use super::version::{FLOOR, Version};
 use super::wire::{Menu, Property, Request, Row, Slot, Switch, Target, Transport};
+use crate::crash;
 use crate::metrics::Metrics;
 use crate::rules::capacity::DiskSpace;
 use crate::rules::owner::OwnerTag;
@@ -35,6 +36,7 @@ const PROOF_GAP: Duration = Duration::from_millis(250);
 pub struct Appliance {
     name: Option<RdsName>,
     transport: Mutex<Box<dyn Transport>>,
+    takes_several: bool,
     proven: AtomicBool,
     metrics: Arc<Metrics>,
 }
@@ -67,8 +69,8 @@ impl Appliance {
     /// Over any transport. Nothing is sent yet.
     #[must_use]
     pub fn new(transport: Box<dyn Transport>, metrics: Arc<Metrics>) -> Self {
-        let proven = AtomicBool::new(false);
-        Self { name: None, transport: Mutex::new(transport), proven, metrics }
+        let (takes_several, proven) = (transport.takes_several(), AtomicBool::new(false));
+        Self { name: None, transport: Mutex::new(transport), takes_several, proven, metrics }
     }
 
     /// Called so in metrics and in the log.
@@ -108,6 +110,26 @@ impl Appliance {
     /// If there is any doubt.
     pub async fn disk_comments(&self) -> Result<Vec<DiskComment>, ApplianceError> {
         self.print(Menu::Disk, None, COMMENT_PROPS, DiskComment::read).await
+    }
+
+    /// An item by its slot, and all disks with the files they use: one look at all of them.
+    ///
+    /// # Errors
+    /// If there is any doubt.
+    pub async fn disk_among_all(
+        &self,
+        slot: impl Into<Slot>,
+    ) -> Result<(Option<DiskItem>, Vec<DiskUse>), ApplianceError> {
+        let slot = slot.into();
+        let request = Request::Print { menu: Menu::Disk, filter: None, proplist: DISK_PROPS };
+        let action = request.to_string();
+        let rows = self.call(request).await?;
+        let is_it = |row: &&Row| row.get("slot").is_some_and(|s| s == slot.as_str());
+        let items: Result<Vec<_>, _> = rows.iter().filter(is_it).map(DiskItem::read).collect();
+        let uses: Result<Vec<_>, _> = rows.iter().map(DiskUse::read).collect();
+        let doubt = |cause| self.doubt(action.clone(), cause);
+        let item = self.only(items.map_err(doubt)?, &action, |_| true)?;
+        Ok((item, uses.map_err(doubt)?))
     }
 
     /// All disks with the files they use.
@@ -204,7 +226,8 @@ impl Appliance {
         self.call(Request::Add { menu: Menu::Disk, properties }).await.map(drop)
     }
 
-    /// Changes properties of an item.
+    /// Changes properties of an item. Gives the item as it is afterwards, if the answer shows
+    /// it; a change takes effect some time later than it is answered.
     ///
     /// # Errors
     /// As [`Self::add_disk`].
@@ -212,18 +235,42 @@ impl Appliance {
         &self,
         slot: impl Into<Slot>,
         properties: Vec<Property>,
-    ) -> Result<(), ApplianceError> {
+    ) -> Result<Option<DiskItem>, ApplianceError> {
         let slot = slot.into();
         let set =
             |target| Request::Set { menu: Menu::Disk, target, properties: properties.clone() };
-        match self.call(set(Target::Slot(slot.clone()))).await {
-            Err(ApplianceError::NoSuchItem { action }) => match self.disk(slot).await? {
+        let answer = match self.call(set(Target::Slot(slot.clone()))).await {
+            Err(ApplianceError::NoSuchItem { action }) => match self.disk(slot.clone()).await? {
                 // It is there, so this RouterOS does not take names: use the id, just read.
-                Some(item) => self.call(set(Target::Id(item.id))).await.map(drop),
-                None => Err(ApplianceError::NoSuchItem { action }),
+                Some(item) => self.call(set(Target::Id(item.id))).await?,
+                None => return Err(ApplianceError::NoSuchItem { action }),
             },
-            result => result.map(drop),
+            result => result?,
+        };
+        // An answer that shows anything else shows nothing: then it is looked at.
+        Ok(match answer.as_slice() {
+            [row] => DiskItem::read(row).ok().filter(|item| item.slot == slot.as_str()),
+            _ => None,
+        })
+    }
+
+    /// Removes a file and then the disk over it, in one command where that can be. That each
+    /// removal was answered proves it.
+    ///
+    /// # Errors
+    /// As [`Self::add_disk`]; the file may be gone then.
+    pub async fn discard_disk(
+        &self,
+        slot: impl Into<Slot>,
+        file: &AppliancePath,
+    ) -> Result<(), ApplianceError> {
+        let slot = slot.into();
+        if self.takes_several {
+            return self.call(Request::Discard { file: file.clone(), slot }).await.map(drop);
         }
+        self.remove_file(file).await?;
+        crash::point("delete.file");
+        self.remove_disk(slot).await
     }
 
     /// Removes an item. Its file stays.

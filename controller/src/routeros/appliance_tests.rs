@@ -91,3 +91,22 @@ async fn ids_are_used_only_where_names_are_not_taken() {
     assert_eq!(sent[2], format!("/disk/set {slot}"));
     assert_eq!(sent[4], "/disk/set *7");
 }
+
+#[tokio::test]
+async fn only_an_answer_that_shows_the_item_shows_a_change() {
+    let slot = volume().to_string();
+    let shown = row(&[(".id", "*7"), ("slot", &slot), ("nvme-tcp-export", "false")]);
+    let other = row(&[(".id", "*7"), ("slot", "raid10"), ("nvme-tcp-export", "false")]);
+    let partly = row(&[(".id", "*7"), ("slot", &slot)]);
+    for (answer, counts) in [
+        (vec![shown.clone()], true),
+        (vec![], false),
+        (vec![other], false),
+        (vec![partly], false),
+        (vec![shown.clone(), shown], false),
+    ] {
+        let (rds, _) = appliance(vec![good(), good(), Ok(answer)]);
+        let item = rds.set_disk(&volume(), vec![Property::Export(Switch::Off)]).await.unwrap();
+        assert_eq!(item.is_some(), counts, "{item:?}");
+    }
+}

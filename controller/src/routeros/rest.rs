@@ -63,7 +63,27 @@ impl Rest {
         Self { url, credentials, open: None }
     }
 
-    async fn exchange(&mut self, request: &Request) -> Result<Vec<Row>, ApplianceError> {
+    /// A change is asked for with its outcome as the answer; where that is refused, once more
+    /// as a command, to hear why. It sets the same values: should it be accepted now, nothing
+    /// else has happened than what was wanted.
+    async fn ask(&mut self, request: &Request) -> Result<Vec<Row>, ApplianceError> {
+        if !matches!(request, Request::Set { .. }) {
+            return self.exchange(request, Answer::Reason).await;
+        }
+        match self.exchange(request, Answer::Item).await {
+            Err(e) if e.is_refusal() || matches!(e, ApplianceError::NoSuchItem { .. }) => {
+                tracing::debug!(%request, "asking for the reason: {e}");
+                self.exchange(request, Answer::Reason).await
+            }
+            result => result,
+        }
+    }
+
+    async fn exchange(
+        &mut self,
+        request: &Request,
+        answer: Answer,
+    ) -> Result<Vec<Row>, ApplianceError> {
         let credentials = self
             .credentials
             .load()
@@ -74,14 +94,14 @@ impl Rest {
         // A kept connection may have been closed by the other side meanwhile.
         let kept = self.open.take().filter(|open| open.trust == credentials.trust);
         if let Some(open) = kept {
-            match self.attempt(open, request, &credentials, deadline).await {
+            match self.attempt(open, (request, answer), &credentials, deadline).await {
                 Err(Failure::NotSent) => {}
                 Err(Failure::Final(error)) => return Err(error),
                 Ok(rows) => return Ok(rows),
             }
         }
         let open = self.connect(&credentials).await?;
-        match self.attempt(open, request, &credentials, deadline).await {
+        match self.attempt(open, (request, answer), &credentials, deadline).await {
             Ok(rows) => Ok(rows),
             Err(Failure::Final(error)) => Err(error),
             Err(Failure::NotSent) => Err(self.unreachable("the connection was closed at once")),
@@ -130,14 +150,14 @@ impl Rest {
     async fn attempt(
         &mut self,
         mut open: Open,
-        request: &Request,
+        (request, answer): (&Request, Answer),
         credentials: &Credentials,
         deadline: Instant,
     ) -> Result<Vec<Row>, Failure> {
         if !matches!(timeout_at(deadline, open.sender.ready()).await, Ok(Ok(()))) {
             return Err(Failure::NotSent);
         }
-        let message = self.encode(request, credentials).map_err(Failure::Final)?;
+        let message = self.encode(request, answer, credentials).map_err(Failure::Final)?;
         let lost = |cause: &str| Failure::Final(self.lost(request, cause));
         let response = match timeout_at(deadline, open.sender.try_send_request(message)).await {
             Err(_) => return Err(lost("no answer in time")),
@@ -165,13 +185,17 @@ impl Rest {
     fn encode(
         &self,
         request: &Request,
+        answer: Answer,
         credentials: &Credentials,
     ) -> Result<hyper::Request<Body>, ApplianceError> {
         let user = format!("{}:{}", credentials.username, credentials.password.reveal());
         let mut basic = HeaderValue::try_from(format!("Basic {}", BASE64.encode(user)))
             .map_err(|e| self.unreachable(&e.to_string()))?;
         basic.set_sensitive(true);
-        let (method, path, body) = encode(request);
+        let (method, path, body) = encode(request, answer).ok_or_else(|| {
+            let detail = "the REST service takes one change a request".into();
+            ApplianceError::InvalidValue { action: request.to_string(), detail }
+        })?;
         let message = hyper::Request::builder()
             .method(method)
             .uri(path)
@@ -216,7 +240,7 @@ impl Transport for Rest {
         &'a mut self,
         request: &'a Request,
     ) -> BoxFuture<'a, Result<Vec<Row>, ApplianceError>> {
-        self.exchange(request).boxed()
+        self.ask(request).boxed()
     }
 }
 
@@ -228,9 +252,19 @@ async fn read(response: Response<Incoming>) -> Result<(u16, Vec<u8>), String> {
     Ok((status, body.to_vec()))
 }
 
-/// Method, path and JSON body. POST for every change: PATCH and DELETE hide the reason of a
-/// refusal.
-fn encode(request: &Request) -> (Method, String, Option<String>) {
+/// How a change is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    /// With the item as it is afterwards. A refusal comes without its reason.
+    Item,
+    /// With nothing, or the reason of a refusal.
+    Reason,
+}
+
+/// Method, path and JSON body; `None` for what no single request can carry. POST for changes:
+/// the documented answer of PATCH is the changed item, but PATCH, PUT and DELETE hide the
+/// reason of a refusal (MikroTik's manual, "REST API").
+fn encode(request: &Request, answer: Answer) -> Option<(Method, String, Option<String>)> {
     let object = |pairs: Vec<(String, String)>| {
         let map = pairs.into_iter().map(|(k, v)| (k, serde_json::Value::String(v))).collect();
         Some(serde_json::Value::Object(map).to_string())
@@ -238,7 +272,7 @@ fn encode(request: &Request) -> (Method, String, Option<String>) {
     let pairs = |properties: &[Property]| -> Vec<(String, String)> {
         properties.iter().map(|p| (p.name().to_owned(), p.value())).collect()
     };
-    match request {
+    Some(match request {
         Request::Print { menu, filter, proplist } => {
             let filter = filter
                 .as_ref()
@@ -250,6 +284,10 @@ fn encode(request: &Request) -> (Method, String, Option<String>) {
         Request::Add { menu, properties } => {
             (Method::POST, format!("/rest/{}/add", menu.path()), object(pairs(properties)))
         }
+        Request::Set { menu, target, properties } if answer == Answer::Item => {
+            let path = format!("/rest/{}/{}", menu.path(), percent(&target.to_string()));
+            (Method::PATCH, path, object(pairs(properties)))
+        }
         Request::Set { menu, target, properties } => {
             let mut all = pairs(properties);
             all.push((".id".into(), target.to_string()));
@@ -259,6 +297,7 @@ fn encode(request: &Request) -> (Method, String, Option<String>) {
             let id = vec![(".id".into(), target.to_string())];
             (Method::POST, format!("/rest/{}/remove", menu.path()), object(id))
         }
+        Request::Discard { .. } => return None,
         Request::Copy { from, to, part } => {
             let pairs = [
                 ("src", from.to_string()),
@@ -270,7 +309,7 @@ fn encode(request: &Request) -> (Method, String, Option<String>) {
             let pairs = pairs.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
             (Method::POST, format!("/rest/{}", request.name()), object(pairs))
         }
-    }
+    })
 }
 
 /// RFC 3986 percent-encoding of a query value. `*` and `/` stay: RouterOS wants them raw.
@@ -299,7 +338,7 @@ mod tests {
             filter: Some(Property::Slot((&id).into())),
             proplist: &[".id", "slot"],
         };
-        let (method, path, body) = encode(&print);
+        let (method, path, body) = encode(&print, Answer::Reason).unwrap();
         assert_eq!((method, body), (Method::GET, None));
         assert_eq!(path, format!("/rest/disk?slot={id}&.proplist=.id,slot"));
         let file = Request::Print {
@@ -307,13 +346,23 @@ mod tests {
             filter: Some(Property::FileName("/raid10/v/a.img".parse().unwrap())),
             proplist: &[".id"],
         };
-        assert_eq!(encode(&file).1, "/rest/file?name=raid10/v/a.img&.proplist=.id");
+        assert_eq!(
+            encode(&file, Answer::Reason).unwrap().1,
+            "/rest/file?name=raid10/v/a.img&.proplist=.id"
+        );
         let set = Request::Set {
             menu: Menu::Disk,
             target: Target::Slot((&id).into()),
             properties: vec![Property::Export(Switch::On), Property::FileSize(1 << 40)],
         };
-        let (method, path, body) = encode(&set);
+        let (method, path, body) = encode(&set, Answer::Item).unwrap();
+        assert_eq!((method, path), (Method::PATCH, format!("/rest/disk/{id}")));
+        let body: serde_json::Value = serde_json::from_str(&body.unwrap()).unwrap();
+        assert_eq!(
+            body,
+            serde_json::json!({"nvme-tcp-export": "yes", "file-size": "1099511627776"})
+        );
+        let (method, path, body) = encode(&set, Answer::Reason).unwrap();
         assert_eq!((method, path.as_str()), (Method::POST, "/rest/disk/set"));
         let body: serde_json::Value = serde_json::from_str(&body.unwrap()).unwrap();
         assert_eq!(

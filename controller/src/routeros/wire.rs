@@ -103,6 +103,9 @@ pub enum Request {
     Set { menu: Menu, target: Target, properties: Vec<Property> },
     /// The end of one item.
     Remove { menu: Menu, target: Target },
+    /// The end of a file, and then of the disk over it; only where one command can carry
+    /// several changes ([`Transport::takes_several`]).
+    Discard { file: AppliancePath, slot: Slot },
     /// A part of one disk over the same part of another.
     Copy { from: CopyFrom, to: Slot, part: Part },
 }
@@ -156,6 +159,7 @@ impl Request {
             Self::Add { .. } => "disk/add",
             Self::Set { .. } => "disk/set",
             Self::Remove { menu: Menu::File, .. } => "file/remove",
+            Self::Discard { .. } => "file+disk/remove",
             Self::Remove { .. } => "disk/remove",
         }
     }
@@ -174,6 +178,7 @@ impl fmt::Display for Request {
                 None => Ok(()),
             },
             Self::Set { target, .. } | Self::Remove { target, .. } => write!(f, " {target}"),
+            Self::Discard { slot, .. } => write!(f, " {slot}"),
             Self::Copy { from, to, part } => {
                 write!(f, " {from} to {to} ({} bytes at {})", part.size, part.offset)
             }
@@ -265,7 +270,13 @@ impl Property {
 
 /// A way to the appliance: carries one request at a time.
 pub trait Transport: Send {
-    /// Sends it and waits for the answer, within the transport's own deadlines.
+    /// Whether one command can carry several changes.
+    fn takes_several(&self) -> bool {
+        false
+    }
+
+    /// Sends it and waits for the answer, within the transport's own deadlines. A `Set` may
+    /// be answered with the item as it is afterwards.
     fn call<'a>(
         &'a mut self,
         request: &'a Request,

@@ -8,8 +8,8 @@
 //!               publish(other): refused, names the holder
 //! ```
 //!
-//! The record is written before the export goes on and cleared only after it is seen to be
-//! off, so the record can claim an attachment that is not there, never the reverse.
+//! Record, host and export are set together (why that is safe: `attach` in
+//! [`crate::volumes`]); the record is cleared only after the export is seen to be off.
 
 use rds_csi_proto::ids::HostNqn;
 
@@ -18,12 +18,9 @@ use super::owner::{Attachment, NodeKey, Sharing, Stage};
 /// What ControllerPublish has to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Publish {
-    /// Make a new attachment with a fresh host NQN. `exported`: it is exported although
-    /// nobody holds it, so whoever may be connected has to be thrown out first.
-    Attach {
-        /// Whether the export must be turned off before.
-        exported: bool,
-    },
+    /// Make a new attachment with a fresh host NQN. If it is exported although nobody holds
+    /// it, whoever may be connected has to be thrown out first.
+    Attach,
     /// This node holds it already: make sure of it, with the same host NQN.
     Resume(HostNqn),
     /// This node holds it on other terms.
@@ -38,11 +35,11 @@ pub enum Publish {
 
 /// Decides on a ControllerPublish.
 #[must_use]
-pub fn publish(stage: &Stage, exported: bool, node: &NodeKey, sharing: Sharing) -> Publish {
+pub fn publish(stage: &Stage, node: &NodeKey, sharing: Sharing) -> Publish {
     match stage {
         Stage::Deleting => Publish::Deleting,
         Stage::Filling(_) => Publish::Filling,
-        Stage::Ready => Publish::Attach { exported },
+        Stage::Ready => Publish::Attach,
         Stage::Attached(a) if &a.node != node => Publish::HeldBy(a.clone()),
         Stage::Attached(a) if a.sharing != sharing => Publish::Incompatible(a.clone()),
         Stage::Attached(a) => Publish::Resume(a.host.clone()),
@@ -87,15 +84,12 @@ mod tests {
     #[test]
     fn the_rules() {
         use Sharing::{Exclusive, Shared};
-        assert_eq!(
-            publish(&Stage::Ready, false, &key(1), Exclusive),
-            Publish::Attach { exported: false }
-        );
-        assert_eq!(publish(&Stage::Deleting, false, &key(1), Exclusive), Publish::Deleting);
+        assert_eq!(publish(&Stage::Ready, &key(1), Exclusive), Publish::Attach);
+        assert_eq!(publish(&Stage::Deleting, &key(1), Exclusive), Publish::Deleting);
         let held = attached(1, Exclusive);
-        assert!(matches!(publish(&held, true, &key(1), Exclusive), Publish::Resume(_)));
-        assert!(matches!(publish(&held, true, &key(1), Shared), Publish::Incompatible(_)));
-        assert!(matches!(publish(&held, true, &key(2), Exclusive), Publish::HeldBy(_)));
+        assert!(matches!(publish(&held, &key(1), Exclusive), Publish::Resume(_)));
+        assert!(matches!(publish(&held, &key(1), Shared), Publish::Incompatible(_)));
+        assert!(matches!(publish(&held, &key(2), Exclusive), Publish::HeldBy(_)));
         assert_eq!(unpublish(&held, true, Some(&key(2))), Unpublish::Nothing);
         assert_eq!(unpublish(&held, true, Some(&key(1))), Unpublish::Close);
         assert_eq!(unpublish(&held, true, None), Unpublish::Close);
@@ -112,8 +106,8 @@ mod tests {
             let mut connected: Option<(u8, HostNqn)> = None;
             for (n, is_publish) in calls {
                 if is_publish {
-                    match publish(&stage, exported, &key(n), Sharing::Exclusive) {
-                        Publish::Attach { .. } => {
+                    match publish(&stage, &key(n), Sharing::Exclusive) {
+                        Publish::Attach => {
                             prop_assert!(connected.is_none());
                             stage = attached(n, Sharing::Exclusive);
                             exported = true;

@@ -113,17 +113,20 @@ impl Volumes {
             match &plan.source {
                 None => {
                     let tag = self.tag(plan, Stage::Ready);
-                    self.make(plan, &place, &nqn, &tag, HostNqn::random()).await?;
+                    self.make(plan, &place, &nqn, &tag, HostNqn::closed()).await?;
                 }
                 Some(source) => self.make_from(plan, source, &place, &nqn).await?,
             }
         }
         crash::point("create.added");
         // What is there counts, not what was asked for.
-        let item = self.wait_for_size(plan).await.map_err(|e| match e {
-            e @ Error::Exists(_) => e,
-            e => e.after_change(begun(plan)),
-        })?;
+        let item = match found.filter(|item| item.size.is_some_and(|s| is_whole(plan, s))) {
+            Some(item) => item,
+            None => self.wait_for_size(plan).await.map_err(|e| match e {
+                e @ Error::Exists(_) => e,
+                e => e.after_change(begun(plan)),
+            })?,
+        };
         crash::point("create.sized");
         tracing::info!(bytes = item.size, file = item.file_path, "volume is there");
         self.describe(plan, &item, nvme_address)
@@ -292,7 +295,13 @@ impl Volumes {
             Err(e) => return Err(begun(e.into())),
             Ok(Some(item)) => {
                 let directory = self.directory(plan.params.volume_path.as_deref())?;
-                return self.check_existing(plan, &item, &directory).map(drop);
+                return match self.check_existing(plan, &item, &directory)? {
+                    Stage::Filling(_) => Err(Error::Refused(format!(
+                        "volume {} is still being filled with its content",
+                        plan.volume
+                    ))),
+                    _ => Ok(()),
+                };
             }
             Ok(None) => {}
         }

@@ -1,8 +1,10 @@
 //! DeleteVolume.
 //!
-//! The item's comment is the only proof that the file is ours, so the item goes last:
-//! record `stage=deleting`, remove the file, see that it is gone, remove the item, see that
-//! it is gone. A call that stopped anywhere in between is continued by the next one.
+//! The item's comment is the only proof that the file is ours, so the item goes last: look
+//! at all items, record `stage=deleting` and see that it is recorded and not exported, remove
+//! the file, remove the item. Each removal is proven by its answer; one without an answer by
+//! what is there afterwards. A call that stopped anywhere in between is continued by the
+//! next one.
 
 use rds_csi_proto::ids::VolumeId;
 
@@ -10,28 +12,41 @@ use super::{Pace, Volumes};
 use crate::crash;
 use crate::error::Error;
 use crate::routeros::wire::{Property, Slot, Switch};
-use crate::routeros::{ApplianceError, DiskItem};
+use crate::routeros::{ApplianceError, DiskItem, DiskUse};
 use crate::rules::owner::{OwnerTag, Stage};
 use crate::rules::path::{AppliancePath, own_file};
 
 impl Volumes {
     /// Deletes the volume. That there is none here is [`Error::NotFound`].
     pub(crate) async fn delete(&self, volume: &VolumeId) -> Result<(), Error> {
-        let (item, tag) = self.existing(volume).await?;
-        let file = self.may_delete(volume, &item, &tag).await?;
+        let (item, uses) = self.appliance.disk_among_all(volume).await?;
+        let item = item.ok_or_else(|| Error::NotFound(volume.to_string()))?;
+        let tag = self.must_be_ours(&item, volume)?;
+        let file = self.may_delete_among(volume, &item, &tag, &uses)?;
         crash::point("delete.looked");
         let begun = |e: Error| e.after_change(format!("DeleteVolume of {volume}"));
         self.mark(volume, &tag).await.map_err(begun)?;
         crash::point("delete.marked");
-        self.delete_file(&file).await.map_err(begun)?;
-        crash::point("delete.file");
-        self.delete_home(volume, &file).await.map_err(begun)?;
-        self.delete_item(volume).await.map_err(begun)?;
+        self.discard(volume, &file).await.map_err(begun)?;
         crash::point("delete.item");
-        // In case the appliance made the file anew while the item was still there.
-        self.delete_file(&file).await.map_err(begun)?;
         tracing::info!(%file, "volume deleted");
         Ok(())
+    }
+
+    /// Removes file and item of a volume that is marked.
+    async fn discard(&self, volume: &VolumeId, file: &AppliancePath) -> Result<(), Error> {
+        if file.home_of(volume).is_none() {
+            match self.appliance.discard_disk(volume, file).await {
+                Ok(()) => return Ok(()),
+                // Without an answer, what is there afterwards decides: below.
+                Err(ApplianceError::Ambiguous { .. }) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        self.delete_file(file).await?;
+        crash::point("delete.file");
+        self.delete_home(volume, file).await?;
+        self.delete_item(volume).await
     }
 
     /// No item: the volume does not exist. A file of its name proves nothing, so it is
@@ -53,12 +68,24 @@ impl Volumes {
         Ok(())
     }
 
-    /// All that must be true before anything is deleted; returns the file to delete.
+    /// [`Self::may_delete_among`] all that there is.
     pub(super) async fn may_delete(
         &self,
         volume: &VolumeId,
         item: &DiskItem,
         tag: &OwnerTag,
+    ) -> Result<AppliancePath, Error> {
+        let uses = self.appliance.disk_uses().await?;
+        self.may_delete_among(volume, item, tag, &uses)
+    }
+
+    /// All that must be true before anything is deleted; returns the file to delete.
+    fn may_delete_among(
+        &self,
+        volume: &VolumeId,
+        item: &DiskItem,
+        tag: &OwnerTag,
+        uses: &[DiskUse],
     ) -> Result<AppliancePath, Error> {
         if let Stage::Attached(a) = &tag.stage {
             return Err(Error::Refused(format!(
@@ -78,7 +105,6 @@ impl Volumes {
                 item.file_path
             ))
         })?;
-        let uses = self.appliance.disk_uses().await?;
         let other = uses.iter().find(|u| u.slot != volume.as_str() && file.is(&u.file_path));
         match other {
             None => Ok(file),

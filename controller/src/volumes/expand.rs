@@ -11,8 +11,8 @@ use rds_csi_proto::ids::VolumeId;
 use super::{Pace, Volumes};
 use crate::crash;
 use crate::error::Error;
-use crate::routeros::ApplianceError;
 use crate::routeros::wire::{Property, Switch};
+use crate::routeros::{ApplianceError, DiskItem};
 use crate::rules::expand::{Expand, decide};
 use crate::rules::owner::OwnerTag;
 use crate::rules::size::SizePlan;
@@ -31,9 +31,9 @@ impl Volumes {
         let size = match step {
             Expand::Nothing => item.size.unwrap_or_default(),
             Expand::Grow => {
-                self.grow(volume, plan, vec![]).await.map_err(begun)?;
+                let seen = self.grow(volume, plan, vec![]).await.map_err(begun)?;
                 crash::point("expand.grown");
-                self.grown(volume, plan).await.map_err(begun)?
+                self.grown(volume, plan, seen).await.map_err(begun)?
             }
             Expand::GrowAndToggle => self.grow_online(volume, &tag, plan).await.map_err(begun)?,
             Expand::Toggle => self.renew_export(volume, &tag, plan).await.map_err(begun)?,
@@ -52,7 +52,7 @@ impl Volumes {
     ) -> Result<u64, Error> {
         let note = vec![Property::Comment(tag.growing(true))];
         match self.grow(volume, plan, note.clone()).await {
-            Ok(()) => {}
+            Ok(_) => {}
             // Perhaps this RouterOS does not change the file of an export that is on. That
             // it refused leaves everything as it was, so it can be tried the other way.
             Err(Error::NotGrown { cause, .. }) if !cause.speaks_of_space() => {
@@ -70,17 +70,19 @@ impl Volumes {
         self.renew_export(volume, tag, plan).await
     }
 
-    /// Sets the file's size; whether it was is seen later ([`Self::grown`]).
+    /// Sets the file's size; whether it was is seen later ([`Self::grown`]), if not in what
+    /// this gives.
     async fn grow(
         &self,
         volume: &VolumeId,
         plan: &SizePlan,
         mut with: Vec<Property>,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<DiskItem>, Error> {
         with.push(Property::FileSize(plan.size));
         match self.appliance.set_disk(volume, with).await {
+            Ok(item) => Ok(item),
             // Without an answer, what is there afterwards decides.
-            Ok(()) | Err(ApplianceError::Ambiguous { .. }) => Ok(()),
+            Err(ApplianceError::Ambiguous { .. }) => Ok(None),
             Err(cause) if cause.is_refusal() => {
                 Err(Error::NotGrown { volume: volume.clone(), size: plan.size, cause })
             }
@@ -95,10 +97,11 @@ impl Volumes {
         tag: &OwnerTag,
         plan: &SizePlan,
     ) -> Result<u64, Error> {
-        self.change(volume, "turning the export off", vec![Property::Export(Switch::Off)]).await?;
+        let off = vec![Property::Export(Switch::Off)];
+        let seen = self.change(volume, "turning the export off", off).await?;
         crash::point("expand.off");
         // Whatever its size is: nobody's I/O waits longer than it must.
-        let size = self.grown(volume, plan).await;
+        let size = self.grown(volume, plan, Some(seen)).await;
         crash::point("expand.sized");
         match size {
             Ok(size) => {
@@ -121,7 +124,15 @@ impl Volumes {
     }
 
     /// Waits until the size is what was asked for, to the byte.
-    async fn grown(&self, volume: &VolumeId, plan: &SizePlan) -> Result<u64, Error> {
+    async fn grown(
+        &self,
+        volume: &VolumeId,
+        plan: &SizePlan,
+        seen: Option<DiskItem>,
+    ) -> Result<u64, Error> {
+        if let Some(size) = seen.and_then(|item| item.size).filter(|size| plan.admits(*size)) {
+            return Ok(size);
+        }
         let pace = Pace::start();
         loop {
             let (item, _) = self.existing(volume).await?;

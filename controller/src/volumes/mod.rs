@@ -117,8 +117,13 @@ impl Volumes {
     /// The item and its tag, if there is an item; one that is not ours is refused.
     async fn ours(&self, volume: &VolumeId) -> Result<Option<(DiskItem, OwnerTag)>, Error> {
         let Some(item) = self.appliance.disk(volume).await? else { return Ok(None) };
-        match self.judge(&item, volume) {
-            Ownership::Ours(tag) => Ok(Some((item, tag))),
+        let tag = self.must_be_ours(&item, volume)?;
+        Ok(Some((item, tag)))
+    }
+
+    fn must_be_ours(&self, item: &DiskItem, volume: &VolumeId) -> Result<OwnerTag, Error> {
+        match self.judge(item, volume) {
+            Ownership::Ours(tag) => Ok(tag),
             Ownership::Foreign(why) => Err(Error::Refused(foreign(volume, &why))),
         }
     }
@@ -127,8 +132,8 @@ impl Volumes {
         judge(&item.slot, &item.comment, volume, &self.settings.cluster)
     }
 
-    /// Changes the item and waits until it reads as it was set. A change without an answer
-    /// is judged the same way: by what is there afterwards.
+    /// Changes the item and waits until it reads as it was set. The answer may show that at
+    /// once. A change without an answer is judged by what is there afterwards.
     async fn change(
         &self,
         slot: impl Into<Slot>,
@@ -136,16 +141,23 @@ impl Volumes {
         properties: Vec<Property>,
     ) -> Result<DiskItem, Error> {
         let slot = slot.into();
-        let unanswered = match self.appliance.set_disk(slot.clone(), properties.clone()).await {
-            Ok(()) => None,
-            Err(e @ ApplianceError::Ambiguous { .. }) => Some(e),
+        let as_set = |item: &DiskItem| properties.iter().all(|p| item.shows(p));
+        let mut unanswered = None;
+        let mut shown = false;
+        match self.appliance.set_disk(slot.clone(), properties.clone()).await {
+            Ok(Some(item)) if as_set(&item) => return Ok(item),
+            Ok(item) => shown = item.is_some(),
+            Err(e @ ApplianceError::Ambiguous { .. }) => unanswered = Some(e),
             Err(e) => return Err(e.into()),
-        };
+        }
         let pace = Pace::start();
+        if shown {
+            pace.again(&format!("{what} of {slot}")).await?;
+        }
         loop {
             let item = self.appliance.disk(slot.clone()).await?;
             let item = item.ok_or_else(|| Error::NotFound(slot.to_string()))?;
-            if properties.iter().all(|p| item.shows(p)) {
+            if as_set(&item) {
                 return Ok(item);
             }
             match (pace.again(&format!("{what} of {slot}")).await, unanswered.clone()) {

@@ -9,6 +9,7 @@ use rds_csi_proto::csi::ControllerPublishVolumeRequest;
 use rds_csi_proto::ids::{HostNqn, NodeName, Nqn, Portal, VolumeId};
 
 use super::{Volumes, portal};
+use crate::crash;
 use crate::error::Error;
 use crate::routeros::DiskItem;
 use crate::routeros::wire::{Property, Switch};
@@ -73,8 +74,8 @@ impl Volumes {
         })?;
         let node = NodeKey::of(&request.node);
         let refused = |text: String| Err(Error::Refused(text));
-        let host = match publish(&tag.stage, item.export, &node, request.sharing) {
-            Publish::Attach { exported } => self.attach(request, &tag, node, exported).await,
+        let host = match publish(&tag.stage, &node, request.sharing) {
+            Publish::Attach => self.attach(request, &item, &tag, node).await,
             Publish::Resume(host) => self.resume(volume, &item, host).await,
             Publish::Incompatible(_) => {
                 return Err(Error::Exists(format!(
@@ -91,47 +92,73 @@ impl Volumes {
         Ok(PublishContext { nqn, host_nqn: host, portal }.to_map())
     }
 
-    /// A new attachment: record and host NQN first, the export last.
+    /// A new attachment: record, host and export in one change, which halves the time that a
+    /// pod waits. That the appliance applies them together is likely and not known, so no
+    /// order may do harm:
+    /// - export first: it still admits only the host that nobody was given, which is why a
+    ///   volume that cannot be shown to admit nobody is closed in a change of its own before;
+    /// - host first: not exported, nobody connects;
+    /// - record first: it claims an attachment that is not there, which is harmless.
+    ///
+    /// If it stops half-way, the record is there and the next call goes on by it; or it is
+    /// not, and what is exported with nobody on record is closed by the next call, whichever
+    /// it is. The host is told to the node only when all three were seen.
+    ///
+    /// Between the look and this change another controller could attach the volume to another
+    /// node, and this would take its record away: REST has no change that depends on what is
+    /// there. Within one controller operations on a volume exclude each other; and what one
+    /// that died had sent is done before this one's look, since the appliance takes the
+    /// requests of one user in turn. So there must not be two that change things (README,
+    /// "run one controller").
     async fn attach(
         &self,
         request: &PublishRequest,
+        item: &DiskItem,
         tag: &OwnerTag,
         node: NodeKey,
-        exported: bool,
     ) -> Result<HostNqn, Error> {
         let volume = &request.volume;
-        if exported {
+        if item.export {
             tracing::warn!("exported with nobody on record: turning it off before attaching");
-            self.export_off(volume).await?;
+        }
+        if item.export || !admits_nobody(item) {
+            let close = vec![Property::Export(Switch::Off), Property::AllowHost(HostNqn::closed())];
+            self.change(volume, "closing it", close).await?;
         }
         let host = HostNqn::random();
         let sharing = request.sharing;
         let stage =
             Stage::Attached(Attachment { node, host: host.clone(), sharing, since: unix_time() });
-        let attached = tag.at(stage);
-        let record = vec![Property::Comment(attached), Property::AllowHost(host.clone())];
-        self.change(volume, "recording the attachment", record).await?;
-        self.export_on(volume).await?;
+        let attached = vec![
+            Property::Comment(tag.at(stage)),
+            Property::AllowHost(host.clone()),
+            Property::Export(Switch::On),
+        ];
+        crash::point("publish.looked");
+        self.change(volume, "attaching", attached).await?;
+        crash::point("publish.attached");
         tracing::info!("attached");
         Ok(host)
     }
 
-    /// An attachment that is on record: everything as it says, whatever is missing.
+    /// An attachment that is on record: everything as it says, whatever is missing. The
+    /// allowed host is never corrected under an export that is on, nor together with turning
+    /// it on: who is connected by the wrong one has to go first.
     async fn resume(
         &self,
         volume: &VolumeId,
         item: &DiskItem,
         host: HostNqn,
     ) -> Result<HostNqn, Error> {
-        if item.allow_host != host.as_str() {
+        let right = item.allow_host == host.as_str();
+        if !right {
             if item.export {
                 tracing::warn!("exported to another host NQN than the one on record: correcting");
-                self.export_off(volume).await?;
             }
-            let allow = vec![Property::AllowHost(host.clone())];
-            self.change(volume, "setting the allowed host", allow).await?;
-            self.export_on(volume).await?;
-        } else if !item.export {
+            let allow = vec![Property::Export(Switch::Off), Property::AllowHost(host.clone())];
+            self.change(volume, "correcting the allowed host", allow).await?;
+        }
+        if !right || !item.export {
             self.export_on(volume).await?;
         }
         Ok(host)
@@ -160,9 +187,10 @@ impl Volumes {
         }
         let begun = |e: Error| e.after_change(format!("detaching {volume}"));
         self.export_off(volume).await.map_err(begun)?;
+        crash::point("unpublish.off");
         // Closed to everybody rather than cleared: an empty allow list admits any host, and
         // a late export request, or a hand, might still turn the export on.
-        let closed = HostNqn::random();
+        let closed = HostNqn::closed();
         let ready = match tag.stage {
             Stage::Deleting | Stage::Filling(_) => tag.clone(),
             Stage::Ready | Stage::Attached(_) => tag.at(Stage::Ready),
@@ -189,6 +217,11 @@ impl Volumes {
         })?;
         Ok(Portal::new(portal::address_of(host).await?, port))
     }
+}
+
+/// Whether the item is closed to every host there is.
+fn admits_nobody(item: &DiskItem) -> bool {
+    item.allow_host.parse::<HostNqn>().is_ok_and(|host| host.is_closed())
 }
 
 fn held_by(volume: &VolumeId, holder: &Attachment, wanted: Sharing) -> String {

@@ -31,7 +31,7 @@ impl Volumes {
         self.may_copy(&format!("a volume from {source}")).await?;
         crash::point("fill.looked");
         let filling = self.tag(&plan, Stage::Filling(source.clone()));
-        let closed = HostNqn::random();
+        let closed = HostNqn::closed();
         self.make(&plan, place, nqn, &filling, closed.clone()).await?;
         self.wait_for_size(&plan).await.map_err(|e| e.after_change(begun(&plan)))?;
         crash::point("fill.added");
@@ -95,7 +95,7 @@ impl Volumes {
         if let Ok(host) = item.allow_host.parse() {
             return Ok(host);
         }
-        let closed = HostNqn::random();
+        let closed = HostNqn::closed();
         let properties = vec![Property::AllowHost(closed.clone())];
         self.change(volume, "closing", properties).await?;
         Ok(closed)

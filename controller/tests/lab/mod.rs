@@ -54,6 +54,18 @@ pub const PROMPT: &[&str] = &[
     "--pool=raid10:64T",
 ];
 
+/// Commands that a call may send. Over REST a deletion needs one more: a request there is one
+/// change, and file and item are two.
+pub const CREATE: u64 = 3;
+pub const PUBLISH: u64 = 2;
+pub const DELETE: u64 = delete_commands(VIA);
+pub const fn delete_commands(via: Via) -> u64 {
+    match via {
+        Via::Rest => 4,
+        Via::Ssh => 3,
+    }
+}
+
 /// What the controllers log. A bench is not to measure how they write.
 const LOG: &str = match env!("CARGO_CRATE_NAME").as_bytes() {
     [.., b'_', b'b', b'e', b'n', b'c', b'h'] => "info",

@@ -59,6 +59,13 @@ fn body(request: &Request, did: &str) -> String {
         Request::Remove { menu, target } => {
             format!("{}/remove {}; {did}", path(*menu), items(*menu, target))
         }
+        // The item goes last: it alone proves whose the file is. `did` stands behind the
+        // first change, since after that an error says no more that nothing was done.
+        Request::Discard { file, slot } => {
+            let (file, slot) = (Target::File(file.clone()), Target::Slot(slot.clone()));
+            let remove = |menu, target| format!("{}/remove {}", path(menu), items(menu, target));
+            format!("{}; {did}; {}", remove(Menu::File, &file), remove(Menu::Disk, &slot))
+        }
         // It prints its progress, which stands before the mark and is passed over.
         Request::Copy { from, to, part } => format!(
             "/{} src={} dst={} src-offset={} dst-offset={} size={}; {did}",

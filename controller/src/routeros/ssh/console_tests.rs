@@ -76,6 +76,15 @@ fn lines_look_as_documented() {
              do={{ :put \"rds-1 ERR $e\" }}"
         )
     );
+    let discard = Request::Discard { file: "/raid10/v/a.img".parse().unwrap(), slot: (&id).into() };
+    assert_eq!(
+        line(&discard),
+        format!(
+            ":onerror e in={{ /file/remove [/file/find where name=\"raid10/v/a.img\"]; \
+             :put \"rds-1 DID\"; /disk/remove [/disk/find where slot=\"{id}\"]; \
+             :put \"rds-1 OK\" }} do={{ :put \"rds-1 ERR $e\" }}"
+        )
+    );
     let version = Request::Print { menu: Menu::Resource, filter: None, proplist: &["version"] };
     assert!(line(&version).contains("value=[/system/resource/print as-value]]"));
 }

@@ -144,6 +144,10 @@ fn wanted(request: &Request) -> &'static [&'static str] {
 }
 
 impl Transport for Ssh {
+    fn takes_several(&self) -> bool {
+        true
+    }
+
     fn call<'a>(
         &'a mut self,
         request: &'a Request,
