@@ -66,6 +66,14 @@ pub enum Error {
         /// How long it was waited for.
         seconds: u64,
     },
+    /// The same, where what takes so long is a copy.
+    #[error("{cause}; {progress}")]
+    Copying {
+        /// That it runs.
+        cause: Box<Error>,
+        /// How far it is.
+        progress: String,
+    },
     /// A change was accepted, but reading back does not show it.
     #[error("{what} was requested but the appliance does not show it after {seconds} s; try again")]
     NotConfirmed {
@@ -163,7 +171,7 @@ impl Error {
             | Self::Unknown { .. } => Code::Unavailable,
             Self::NoTopology(_) => Code::ResourceExhausted,
             Self::Token(_) => Code::Aborted,
-            Self::OfAppliance { cause, .. } => cause.code(),
+            Self::OfAppliance { cause, .. } | Self::Copying { cause, .. } => cause.code(),
             Self::NotMade { cause, .. }
             | Self::NotGrown { cause, .. }
             | Self::NoSnapshot { cause, .. }

@@ -280,6 +280,17 @@ async fn a_snapshot_that_is_being_restored_stays() {
     }
     refused(delete_snapshot(&lab, SNAP).await, Code::FailedPrecondition, OTHER);
     refused(lab.publish(OTHER, "node-1").await, Code::Aborted, "CreateVolume of");
+    let told = async {
+        loop {
+            let again = lab.create_with(from_snapshot(OTHER, SNAP)).await.unwrap_err();
+            assert_eq!(again.code(), Code::Aborted);
+            if again.message().contains("% of 67108864 bytes are copied") {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), told).await.unwrap();
     call.await.unwrap().unwrap();
     delete_snapshot(&lab, SNAP).await.unwrap();
 }

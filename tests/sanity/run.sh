@@ -78,7 +78,8 @@ await() {
 
 rest=18443 ssh=18022 nvme=4420
 sim=(--state-dir "$state/sim" --rest-addr "127.0.0.1:$rest" --ssh-addr "127.0.0.1:$ssh"
-	--portal "127.0.0.1:$nvme" --pool raid10:64G --dir /raid10/volumes "${switches[@]}")
+	--portal "127.0.0.1:$nvme" --dir /raid10/volumes "${switches[@]}")
+[[ " ${switches[*]}" == *" --pool="* ]] || sim+=(--pool=raid10:64G)
 [[ " ${switches[*]}" == *" --allocate="* ]] || sim+=(--allocate=sparse)
 [[ $mode == all ]] || sim+=(--no-nvmet)
 mkdir -p "$state/sim" "$work/credentials"

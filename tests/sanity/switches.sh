@@ -28,6 +28,7 @@ switches=(
 	"--allow-shrink::yes"
 	"--export-off-kills:true:false"
 	"--allocate:sparse:full"
+	"--btrfs::yes"
 )
 runs=7
 
@@ -76,6 +77,9 @@ for ((run = 0; run < runs; run++)); do
 		second "$s" "$run" || value=$first
 		case $name:$value in
 		*:) ;;
+		# With colons in its value. What kind a pool is can be known; that each guess is also made
+		# on the other kind is what matters.
+		--btrfs:yes) words+=(--sim --pool=raid10:64G:btrfs) ;;
 		--transport:*) words=("$name" "$value" "${words[@]}") ;;
 		*:yes) words+=(--sim "$name") ;;
 		*) words+=(--sim "$name=$value") ;;

@@ -63,7 +63,8 @@ impl Controller for Service {
             let made = self
                 .operations
                 .run(RPC, &volume, wait, async move { volumes.create(&plan).await })
-                .await?;
+                .await
+                .map_err(|e| self.volumes.with_progress(&volume, e))?;
             Ok(CreateVolumeResponse { volume: Some(made) })
         })
         .instrument(span)

@@ -1,6 +1,8 @@
 //! Which appliance a volume goes to that is made from a snapshot or from another volume: the
 //! one of its source, since none reads what is on another.
 
+use rds_csi_proto::ids::VolumeId;
+
 use super::Fleet;
 use crate::error::Error;
 use crate::rules::source::Source;
@@ -8,6 +10,17 @@ use crate::rules::topology;
 use crate::volumes::CreatePlan;
 
 impl Fleet {
+    /// Adds to an answer of "not yet" how far the volume is filled.
+    pub(crate) fn with_progress(&self, volume: &VolumeId, error: Error) -> Error {
+        if !matches!(error, Error::Busy { .. } | Error::StillRunning { .. }) {
+            return error;
+        }
+        match self.members.iter().find_map(|member| member.filled_so_far(volume)) {
+            Some(progress) => Error::Copying { cause: Box::new(error), progress },
+            None => error,
+        }
+    }
+
     /// The appliance of the source, if what the request says of appliances and places fits it.
     pub(super) async fn beside(&self, plan: &CreatePlan, source: &Source) -> Result<usize, Error> {
         if self.members.len() == 1 {

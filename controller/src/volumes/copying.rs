@@ -79,6 +79,7 @@ impl Volumes {
             Original::Volume { volume, .. } => CopyFrom::Slot(volume.into()),
             Original::Snapshot { data, .. } => data.clone(),
         };
+        let mut running = self.copies.begin(target.slot.clone(), size);
         let mut part = FIRST;
         let mut offset = 0;
         while offset < size {
@@ -92,7 +93,7 @@ impl Volumes {
                 .map_err(Error::from)?;
             offset += step.size;
             crash::point("copy.part");
-            tracing::debug!(target = %target.slot, copied = offset, size, "copying");
+            running.is_at(offset);
             part = next_part(step.size, started.elapsed());
         }
         self.check_original(original).await?;

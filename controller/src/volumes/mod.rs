@@ -9,6 +9,7 @@ mod expand;
 mod look;
 mod place;
 pub(crate) mod portal;
+mod progress;
 mod publish;
 mod snapshots;
 mod source;
@@ -66,11 +67,17 @@ pub(crate) struct Volumes {
     settings: Settings,
     appliance: Arc<Appliance>,
     pools: place::Pools,
+    copies: progress::Copies,
 }
 
 impl Volumes {
     pub(crate) fn new(settings: Settings, appliance: Arc<Appliance>) -> Self {
-        Self { settings, appliance, pools: place::Pools::default() }
+        Self {
+            settings,
+            appliance,
+            pools: place::Pools::default(),
+            copies: progress::Copies::default(),
+        }
     }
 
     pub(crate) fn name(&self) -> &RdsName {
@@ -87,6 +94,11 @@ impl Volumes {
 
     pub(crate) fn topology(&self) -> &Segments {
         &self.settings.topology
+    }
+
+    /// How far a volume is that is being filled, if it is.
+    pub(crate) fn filled_so_far(&self, volume: &VolumeId) -> Option<String> {
+        self.copies.to(&volume.into()).map(|progress| progress.to_string())
     }
 
     pub(crate) async fn probe(&self) -> Result<(), Error> {

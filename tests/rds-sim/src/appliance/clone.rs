@@ -84,10 +84,39 @@ pub(super) fn copy_range(
     Ok(())
 }
 
+/// Makes a stretch read as zeros; where it has no data it does already.
+pub(super) fn clear_range(target: &File, at: u64, len: u64) -> io::Result<()> {
+    let zeros = vec![0; usize::try_from(len.min(CHUNK)).unwrap_or(0)];
+    let mut cursor = at;
+    while let Some((start, stop)) = next_data(target, cursor, at + len)? {
+        cursor = start;
+        while cursor < stop {
+            let part = usize::try_from((stop - cursor).min(CHUNK)).unwrap_or(0);
+            target.write_all_at(&zeros[..part], cursor)?;
+            cursor += part as u64;
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_cleared_reads_as_zeros_and_stays_a_hole_where_it_was_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path).unwrap();
+        file.set_len(64 << 20).unwrap();
+        file.write_all_at(&[7; 3 << 20], 40 << 20).unwrap();
+        clear_range(&file, (40 << 20) + 1, (20 << 20) - 1).unwrap();
+        let text = fs::read(&path).unwrap();
+        assert!(text[40 << 20] == 7 && text[(40 << 20) + 1..].iter().all(|b| *b == 0));
+        use std::os::unix::fs::MetadataExt;
+        assert!(fs::metadata(&path).unwrap().blocks() * 512 < 5 << 20);
+    }
 
     #[test]
     fn a_clone_is_equal_and_its_holes_stay() {

@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::clone::{copy_range, next_data};
+use super::clone::{clear_range, copy_range, next_data};
 use super::command::{Property, Reply};
 use super::core::Appliance;
 use super::pool::{HIDDEN, Pool, allocate_range};
@@ -104,14 +104,14 @@ impl Journey<'_> {
             }
             let end = from + at + part;
             let mut cursor = from + at;
-            if !grow {
-                // Over old data holes have to be written as well.
-                copy_range(source, cursor, target, to + at, part)?;
-            } else {
-                while let Some((start, stop)) = next_data(source, cursor, end)? {
-                    copy_range(source, start, target, to + (start - from), stop - start)?;
-                    cursor = stop;
+            while cursor < end {
+                let (start, stop) = next_data(source, cursor, end)?.unwrap_or((end, end));
+                if !grow {
+                    // Over old data holes have to be written as well.
+                    clear_range(target, to + (cursor - from), start - cursor)?;
                 }
+                copy_range(source, start, target, to + (start - from), stop - start)?;
+                cursor = stop;
             }
             at += part;
             self.pace(part)?;
