@@ -150,7 +150,7 @@ impl Volumes {
             created_ms: unix_ms(),
             stage: SnapStage::Making { epoch: epoch.host_id().to_owned() },
         };
-        let closed = HostNqn::random();
+        let closed = HostNqn::closed();
         self.add_record(&making, &file, record_size, &closed).await?;
         crash::point("snapshot.recorded");
         let made = match &cut.method {
