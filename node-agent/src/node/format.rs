@@ -4,6 +4,7 @@
 //! file system needs a proof that the device is blank, or that what is on it is our own
 //! unfinished work.
 
+use std::io;
 use std::path::Path;
 
 use rds_csi_proto::params::FsType;
@@ -157,6 +158,29 @@ fn split_extended(options: &[String]) -> (String, Vec<String>) {
         }
     }
     (given.join(","), rest)
+}
+
+/// What to do about a file system that the kernel does not mount. Mending is for people: what
+/// it throws away may be what they would have kept.
+pub(crate) fn mount_advice(fs_type: FsType, device: &Path, error: &io::Error) -> String {
+    use rustix::io::Errno;
+    const LOG: &str = "the kernel log tells why";
+    // Also what a damaged superblock gives, beside options that do not fit.
+    let damaged = [Errno::UCLEAN, Errno::BADMSG, Errno::INVAL];
+    if !Errno::from_io_error(error).is_some_and(|errno| damaged.contains(&errno)) {
+        return LOG.to_owned();
+    }
+    let (look, mend) = match fs_type {
+        FsType::Ext4 | FsType::Ext3 => ("e2fsck -fn", "e2fsck -f"),
+        FsType::Xfs => ("xfs_repair -n", "xfs_repair"),
+        FsType::Btrfs => ("btrfs check --readonly", "btrfs rescue, on a copy"),
+    };
+    let device = device.display();
+    format!(
+        "{LOG}; if it tells of damage, nothing is repaired by itself: look at it on this node with \
+         `{look} {device}`, which writes nothing, save what can be saved, and mend it with `{mend}`; \
+         it is mounted at the next retry"
+    )
 }
 
 #[cfg(test)]

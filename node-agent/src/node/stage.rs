@@ -317,15 +317,16 @@ impl Mounting {
             self.flags,
             &self.data,
         )
-        .map_err(Error::kernel(
-            "mount",
-            format!(
-                "{} ({}) at {} (the kernel log tells why)",
+        .map_err(|error| {
+            let what = format!(
+                "{} ({}) at {} ({})",
                 self.device.display(),
                 self.fs_type.as_str(),
-                self.staging.display()
-            ),
-        ))?;
+                self.staging.display(),
+                format::mount_advice(self.fs_type, &self.device, &error)
+            );
+            Error::kernel("mount", what)(error)
+        })?;
         crash::point("mount.done");
         let table = MountTable::read()?;
         match table.at(&self.staging)[..] {

@@ -4,6 +4,7 @@
 
 mod busy;
 mod conflicts;
+mod damaged;
 mod dead;
 mod group;
 mod host;

@@ -121,7 +121,7 @@ enum Command {
     /// Random sequences of calls on four volumes, with crashes, against a model.
     Chaos(chaos::Options),
     /// 64 lives at once on 32 volumes, then no leak; users found among 2,000 processes.
-    Churn,
+    Churn(churn::Options),
     /// How fast this machine is at what an idle agent does; for RDS_HOST_SPEED in a guest.
     #[command(hide = true)]
     Speed,
@@ -197,7 +197,7 @@ fn main() -> ExitCode {
             Command::Poweroff(options) => poweroff::run(&options).await,
             Command::Fleet => fleet::run().await,
             Command::Chaos(options) => chaos::run(&options).await,
-            Command::Churn => churn::run().await,
+            Command::Churn(options) => churn::run(&options).await,
             Command::Matrix(options) => matrix::run(options).await,
             Command::Writer { .. } | Command::MatrixTable { .. } | Command::Speed => false,
         }

@@ -33,10 +33,22 @@ const AT_ONCE: usize = 8;
 const ROUND: Duration = Duration::from_secs(400);
 /// A call that is told to come again, by a pod that has the volume at the same time.
 const CALL: Duration = Duration::from_secs(300);
+/// Between a refusal and the next try, twice as long each time, as kubelet does: 64 callers that
+/// only ask again would have an emulated guest to themselves.
 const PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(4);
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// As CI runs it: one round, whose memory nothing is compared with, and no crowd of
+    /// processes.
+    #[arg(long)]
+    ci: bool,
+}
 
 /// Runs it; true if all was as it should be.
-pub(crate) async fn run() -> bool {
+pub(crate) async fn run(options: &Options) -> bool {
+    let rounds = if options.ci { 1 } else { ROUNDS };
     let kernel = std::env::var("RDS_VM_KERNEL").unwrap_or_default();
     let mut report = Report::new(&format!("churn, Linux {kernel}"));
     let mut churn = match Churn::begin(&report).await {
@@ -47,13 +59,15 @@ pub(crate) async fn run() -> bool {
             return report.finish();
         }
     };
-    let turned = churn.turn(&report).await;
+    let turned = churn.turn(&report, rounds).await;
     let fine = report.case("64 cycles at once on 32 volumes leave nothing behind", turned);
     if !fine {
         println!("--- agent\n{}", tail("agent", 60));
     }
-    let found = busy::told(&report, &churn.csi, &mut churn.volumes).await;
-    report.case("a user among 2,000 processes is named", found);
+    if !options.ci {
+        let found = busy::told(&report, &churn.csi, &mut churn.volumes).await;
+        report.case("a user among 2,000 processes is named", found);
+    }
     let end = churn.end().await;
     report.case("all are taken away", end);
     report.finish()
@@ -78,11 +92,11 @@ impl Churn {
         Ok(Self { stack, csi, volumes })
     }
 
-    async fn turn(&mut self, report: &Report) -> Result<()> {
+    async fn turn(&mut self, report: &Report, rounds: usize) -> Result<()> {
         let before = Footprint::of(&self.stack)?;
         report.say(format!("before: {before}"));
         let mut warm = before;
-        for round in 1..=ROUNDS {
+        for round in 1..=rounds {
             let began = Instant::now();
             let answers = tokio::time::timeout(ROUND, self.round())
                 .await
@@ -96,9 +110,8 @@ impl Churn {
             report.say(format!("after it: {after}"));
             if round == 1 {
                 warm = after;
-            } else {
-                after.expect_no_more_than(&before, &warm, &self.stack)?;
             }
+            after.expect_no_more_than(&before, &warm, &self.stack)?;
         }
         no_devices()
     }
@@ -188,6 +201,7 @@ impl Cycle {
     /// Repeats a call until it is done, or refused for a reason that the other pod is.
     async fn until(&mut self, call: Call, other_pod: &[Code]) -> Result<bool> {
         let began = Instant::now();
+        let mut pause = PAUSE;
         loop {
             let answer = self.make(call).await;
             let code = answer.as_ref().err().map_or(Code::Ok, Status::code);
@@ -197,11 +211,14 @@ impl Cycle {
                 Err(status) if other_pod.contains(&status.code()) => return Ok(false),
                 Err(status) => {
                     let (id, text) = (&self.volume.id, status.message());
-                    ensure!(code == Code::Aborted, "{call:?} of {id}: {code:?}: {text}");
+                    // A session that is not there in time, since 31 others are made meanwhile.
+                    let is_slow = code == Code::Unavailable && call == Call::Stage;
+                    ensure!(code == Code::Aborted || is_slow, "{call:?} of {id}: {code:?}: {text}");
                     ensure!(began.elapsed() < CALL, "{call:?} of {id} is never its turn: {text}");
                 }
             }
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(pause).await;
+            pause = LONGEST_PAUSE.min(pause * 2);
         }
     }
 
