@@ -82,6 +82,15 @@ bench-shim: setup ## The shim's cost: milliseconds a call, memory, size of the s
 		--target $(SHIM_TARGET) --target-dir $(SHIM_STATIC)
 	$(BIN)/rds-scenario bench-shim --shim $(SHIM_STATIC)/$(SHIM_TARGET)/release/rds-csi-shim
 
+# In a target directory of its own: with one level of optimisation, since a release build of all
+# takes many minutes and figures of a dev build would be the compiler's.
+MEASURED := $(or $(CARGO_TARGET_DIR),target)/measured
+.PHONY: bench-controller
+bench-controller: export CARGO_PROFILE_DEV_OPT_LEVEL := 1
+bench-controller: setup ## The controller's cost over REST and SSH: commands and milliseconds a call, a page of 10,000 volumes, memory; on this machine itself
+	cargo build --target-dir $(MEASURED) -p rds-sim -p rds-csi-controller --bins --benches
+	cargo bench --profile dev --target-dir $(MEASURED) -p rds-sim -p rds-csi-controller --bench calls_bench
+
 .PHONY: bench-busy
 bench-busy: setup ## How long the search for a volume's users takes among 2,000 processes; on this machine itself
 	cargo run -p rds-node-agent --example busy-scan

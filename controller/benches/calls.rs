@@ -181,7 +181,9 @@ async fn pages(lab: &Lab, via: Via) -> bool {
     let resident = lab.controller.resident_mb();
     let mut fine = row(&format!("{via:?} List, commands"), commands as f64, Some(1.0), "a page");
     let ratio = format!("the bare command takes {alone:.0} ms, {:.2} times", page / alone);
-    fine &= row(&format!("{via:?} page of 1,000 among {MANY}, ms"), page, Some(PAGE_MS), &ratio);
+    // Over SSH all properties of all disks are printed: that has no promise, and is shown.
+    let most = (via == Via::Rest).then_some(PAGE_MS);
+    fine &= row(&format!("{via:?} page of 1,000 among {MANY}, ms"), page, most, &ratio);
     let more = format!("{before:.0} MB before the first page");
     fine &= row(&format!("{via:?} resident, MB"), resident, Some(RESIDENT_MB), &more);
     fine
@@ -189,6 +191,9 @@ async fn pages(lab: &Lab, via: Via) -> bool {
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    // Half a dozen processes that take turns: whatever else runs here shows in each figure.
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    println!("load of the machine before: {}", load.split(' ').next().unwrap_or_default());
     let mut fine = true;
     for via in [Via::Rest, Via::Ssh] {
         let lab = Lab::start_via(via, PROMPT, |_| {}).await;

@@ -5,6 +5,7 @@
 
 use serde_json::Value;
 
+use super::rows;
 use super::wire::{Request, Row};
 
 /// A request that the appliance did not carry out, or may not have.
@@ -243,13 +244,13 @@ impl Verdict {
 /// Reads an HTTP answer: its status and whole body.
 pub(super) fn read_answer(status: u16, body: &[u8], expects_rows: bool) -> Verdict {
     match status {
-        200..=299 => match rows(body) {
+        200..=299 => match rows::parse(body, rows::Rule::Texts) {
             Ok(rows) => Verdict::Rows(rows),
             // A change may be answered with an empty body.
             Err(_) if !expects_rows && body.iter().all(u8::is_ascii_whitespace) => {
                 Verdict::Rows(Vec::new())
             }
-            Err(why) => Verdict::Nonsense(why),
+            Err(why) => Verdict::Nonsense(format!("the body is not as expected ({why})")),
         },
         401 => Verdict::Unauthorized,
         _ => refusal(status, body),
@@ -292,28 +293,6 @@ pub(super) fn classify(detail: &str) -> Verdict {
     } else {
         Verdict::Refused(detail)
     }
-}
-
-/// Rows of string values; one object stands for one row.
-fn rows(body: &[u8]) -> Result<Vec<Row>, String> {
-    let value: Value =
-        serde_json::from_slice(body).map_err(|e| format!("the body is not JSON ({e})"))?;
-    let objects = match value {
-        Value::Array(list) => list,
-        object @ Value::Object(_) => vec![object],
-        _ => return Err("the body is neither a list nor an object".into()),
-    };
-    objects.into_iter().map(row).collect()
-}
-
-fn row(value: Value) -> Result<Row, String> {
-    let Value::Object(map) = value else { return Err("a row is not an object".into()) };
-    map.into_iter()
-        .map(|(key, value)| match value {
-            Value::String(text) => Ok((key, text)),
-            other => Err(format!("{key} is {other}, not a string")),
-        })
-        .collect()
 }
 
 #[cfg(test)]

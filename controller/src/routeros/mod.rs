@@ -11,6 +11,7 @@ pub mod disk;
 pub mod error;
 pub mod readings;
 pub mod rest;
+mod rows;
 pub mod ssh;
 mod tls;
 pub mod version;

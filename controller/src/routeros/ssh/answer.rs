@@ -1,10 +1,8 @@
 //! What a line of the console printed.
 
-use serde_json::Value;
-
 use super::console::Sentinel;
 use crate::routeros::error::{Verdict, classify};
-use crate::routeros::wire::Row;
+use crate::routeros::rows;
 
 /// What the console says of a line that it does not understand. It reads a line as a whole
 /// before it does anything, so such a line did nothing.
@@ -36,7 +34,10 @@ pub(in crate::routeros) fn read(
         return match (printed, expects_rows) {
             ("", true) => Verdict::Nonsense("there is nothing before its end".into()),
             ("", false) => Verdict::Rows(Vec::new()),
-            (json, _) => rows(json, wanted).map_or_else(Verdict::Nonsense, Verdict::Rows),
+            (json, _) => match rows::parse(json.as_bytes(), rows::Rule::Only(wanted)) {
+                Ok(rows) => Verdict::Rows(rows),
+                Err(e) => Verdict::Nonsense(format!("what it printed is not as expected ({e})")),
+            },
         };
     }
     let shown: String = text.chars().take(200).collect();
@@ -56,39 +57,6 @@ fn bare(error: &str) -> String {
         Some((text, place)) if place.ends_with(')') && place.contains("; line ") => text.into(),
         _ => error.into(),
     }
-}
-
-fn rows(json: &str, wanted: &[&str]) -> Result<Vec<Row>, String> {
-    let value: Value =
-        serde_json::from_str(json).map_err(|e| format!("what it printed is not JSON ({e})"))?;
-    let objects = match value {
-        Value::Array(list) => list,
-        object @ Value::Object(_) => vec![object],
-        _ => return Err("it printed neither a list nor an object".into()),
-    };
-    objects.into_iter().map(|object| row(object, wanted)).collect()
-}
-
-/// Numbers and flags may come as such or as texts.
-fn row(value: Value, wanted: &[&str]) -> Result<Row, String> {
-    let Value::Object(map) = value else { return Err("a row is not an object".into()) };
-    let mut row = Row::new();
-    for (key, value) in map {
-        if !wanted.contains(&key.as_str()) {
-            continue;
-        }
-        let text = match value {
-            Value::String(text) => text,
-            Value::Bool(flag) => flag.to_string(),
-            // A number with a fraction or an exponent has lost digits.
-            Value::Number(n) if n.is_u64() || n.is_i64() => n.to_string(),
-            // `nil`: the console's word for a value that is not there.
-            Value::Null => continue,
-            other => return Err(format!("{key} is {other}, not a single value")),
-        };
-        row.insert(key, text);
-    }
-    Ok(row)
 }
 
 #[cfg(test)]
