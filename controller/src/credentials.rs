@@ -82,17 +82,33 @@ impl CredentialsDir {
     /// # Errors
     /// Names the file that is missing or malformed.
     pub async fn load(&self) -> Result<Credentials, CredentialsError> {
-        let username = self.line("username").await?;
+        self.aside(Self::load_here).await
+    }
+
+    /// All files in one go on a thread that may block: this is done for each request, and
+    /// going there costs more than reading them.
+    async fn aside<T: Send + 'static>(
+        &self,
+        load: impl FnOnce(&Self) -> Result<T, CredentialsError> + Send + 'static,
+    ) -> Result<T, CredentialsError> {
+        let dir = self.clone();
+        tokio::task::spawn_blocking(move || load(&dir))
+            .await
+            .unwrap_or_else(|e| Err(self.bad("", &format!("could not be read: {e}"))))
+    }
+
+    fn load_here(&self) -> Result<Credentials, CredentialsError> {
+        let username = self.line("username")?;
         if username.contains(':') {
             // Basic authentication ends the user name at the first colon (RFC 7617).
             return Err(self.bad("username", "must not contain a colon"));
         }
-        let password = Secret(self.line("password").await?);
-        let certificates = match self.read("ca.crt").await? {
+        let password = Secret(self.line("password")?);
+        let certificates = match self.read("ca.crt")? {
             None => Vec::new(),
             Some(pem) => self.certificates(&pem)?,
         };
-        let fingerprint = match self.read("cert.sha256").await? {
+        let fingerprint = match self.read("cert.sha256")? {
             None => None,
             Some(text) => Some(self.fingerprint(&text)?),
         };
@@ -124,8 +140,8 @@ impl CredentialsDir {
             .ok_or_else(|| self.bad("cert.sha256", "expected 64 hexadecimal digits"))
     }
 
-    async fn line(&self, name: &str) -> Result<String, CredentialsError> {
-        let bytes = self.read(name).await?.ok_or_else(|| self.bad(name, "missing"))?;
+    fn line(&self, name: &str) -> Result<String, CredentialsError> {
+        let bytes = self.read(name)?.ok_or_else(|| self.bad(name, "missing"))?;
         let text = String::from_utf8(bytes).map_err(|_| self.bad(name, "is not UTF-8"))?;
         // Editors end a file with a newline that is no part of the password.
         let text = text.strip_suffix('\n').unwrap_or(&text);
@@ -136,8 +152,8 @@ impl CredentialsDir {
         Ok(text.to_owned())
     }
 
-    async fn read(&self, name: &str) -> Result<Option<Vec<u8>>, CredentialsError> {
-        match tokio::fs::read(self.0.join(name)).await {
+    fn read(&self, name: &str) -> Result<Option<Vec<u8>>, CredentialsError> {
+        match std::fs::read(self.0.join(name)) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
             Err(e) => Err(self.bad(name, &e.to_string())),

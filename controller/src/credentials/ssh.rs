@@ -125,23 +125,27 @@ impl CredentialsDir {
         &self,
         url_user: Option<&str>,
     ) -> Result<SshCredentials, CredentialsError> {
+        let url_user = url_user.map(str::to_owned);
+        self.aside(move |dir| dir.load_ssh_here(url_user.as_deref())).await
+    }
+
+    fn load_ssh_here(&self, url_user: Option<&str>) -> Result<SshCredentials, CredentialsError> {
         let username = match url_user {
             Some(user) => user.to_owned(),
-            None => user_name(&self.line("username").await?)
-                .map_err(|why| self.bad("username", &why))?,
+            None => user_name(&self.line("username")?).map_err(|why| self.bad("username", &why))?,
         };
-        let key = match self.read(USER_KEY).await? {
+        let key = match self.read(USER_KEY)? {
             None => None,
             Some(bytes) => Some(Arc::new(self.user_key(&bytes)?)),
         };
-        let password = match self.read("password").await? {
+        let password = match self.read("password")? {
             None => None,
-            Some(_) => Some(Secret(self.line("password").await?)),
+            Some(_) => Some(Secret(self.line("password")?)),
         };
         if key.is_none() && password.is_none() {
             return Err(self.bad("password", "missing, and so is ssh-privatekey; one is needed"));
         }
-        let host_keys = match self.read(HOST_KEY).await? {
+        let host_keys = match self.read(HOST_KEY)? {
             None => {
                 return Err(self.bad(
                     HOST_KEY,

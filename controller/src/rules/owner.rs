@@ -269,6 +269,14 @@ impl OwnerTag {
 }
 
 impl OwnerTag {
+    /// False only if the comment is no tag of this cluster: a quick look before reading it.
+    #[must_use]
+    pub fn may_be_of(comment: &str, cluster: &ClusterId) -> bool {
+        let rest = comment.strip_prefix(PREFIX).and_then(|rest| rest.strip_prefix("cluster="));
+        rest.and_then(|rest| rest.strip_prefix(cluster.as_str()))
+            .is_some_and(|r| r.starts_with(' '))
+    }
+
     /// Reads a comment; `None` if it is not, to the letter, a tag of ours.
     #[must_use]
     pub fn parse(comment: &str) -> Option<Self> {

@@ -40,6 +40,11 @@ fn a_tag_is_written_as_documented_and_read_back() {
         tag(from(ID)),
         tag(from(&ID.replace("pvc", "snap"))),
     ] {
+        assert!(OwnerTag::may_be_of(&t.to_string(), &t.cluster));
+        // Neither one that begins like it nor one that ends sooner.
+        for other in ["la", "labs"] {
+            assert!(!OwnerTag::may_be_of(&t.to_string(), &other.parse().unwrap()));
+        }
         assert_eq!(OwnerTag::parse(&t.to_string()), Some(t));
     }
 }
