@@ -22,6 +22,8 @@ life)
 faults)
 	"$bin/rds-scenario" matrix --ci || status=1
 	"$bin/rds-scenario" crash || status=1
+	# Another seed each time; the log has the command that repeats it.
+	"$bin/rds-scenario" chaos --steps 12 || status=1
 	;;
 *)
 	echo "in-guest.sh: no part '$2'" >&2
