@@ -88,6 +88,39 @@ pub struct Args {
     #[arg(long, env = "RDS_CSI_NODES", value_name = "NAME,...", value_delimiter = ',')]
     pub nodes: Vec<NodeName>,
 
+    /// Let a second node have any ReadWriteMany block volume without proof that it is for a
+    /// live migration, as the StorageClass key allowSharedBlock does for its own volumes:
+    /// all users must then agree among themselves who writes (docs/rwx.md)
+    #[arg(
+        long,
+        env = "RDS_CSI_ALLOW_SHARED_BLOCK",
+        num_args = 0..=1,
+        default_value_t = false,
+        default_missing_value = "true",
+        action = clap::ArgAction::Set,
+        require_equals = true
+    )]
+    pub allow_shared_block: bool,
+
+    /// Give each node of a ReadWriteMany block volume a host NQN of its own. Only for a
+    /// RouterOS that is known to take a list in nvme-tcp-server-allow-host-name
+    #[arg(
+        long,
+        env = "RDS_CSI_ALLOW_HOST_LIST",
+        num_args = 0..=1,
+        default_value_t = false,
+        default_missing_value = "true",
+        action = clap::ArgAction::Set,
+        require_equals = true
+    )]
+    pub allow_host_list: bool,
+
+    /// Whether an export counts as off only when the appliance's NVMe/TCP portal says so
+    /// itself: auto where the controller can reach the portal; always (a detach fails while
+    /// it cannot); never (what RouterOS prints is trusted)
+    #[arg(long, env = "RDS_CSI_PROVE_EXPORT_OFF", value_enum, default_value = "auto")]
+    pub prove_export_off: ProveOff,
+
     /// Serve /metrics and /healthz here
     #[arg(long, env = "RDS_CSI_METRICS_ADDR", value_name = "ADDR:PORT")]
     pub metrics_addr: Option<SocketAddr>,
@@ -117,6 +150,14 @@ pub struct Args {
         require_equals = true
     )]
     pub no_kubernetes: bool,
+}
+
+/// When the portal is asked whether an export is off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum ProveOff {
+    Auto,
+    Always,
+    Never,
 }
 
 /// The cluster id of those who do not choose one.

@@ -18,6 +18,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use self::readings::Readings;
+use crate::volumes::Attachments;
 
 /// From a quick read to the longest request, in seconds.
 const BUCKETS: &[f64] =
@@ -31,6 +32,7 @@ pub struct Metrics {
     errors: IntCounterVec,
     up: IntGaugeVec,
     readings: Readings,
+    attachments: Arc<Attachments>,
 }
 
 impl Metrics {
@@ -40,8 +42,10 @@ impl Metrics {
         let histogram = |name: &str, help: &str, labels: &[&str]| {
             HistogramVec::new(HistogramOpts::new(name, help).buckets(BUCKETS.to_vec()), labels)
         };
+        let registry = Registry::new();
         let metrics = Self {
-            registry: Registry::new(),
+            attachments: Arc::new(Attachments::new(&registry)?),
+            registry,
             rpc: histogram(
                 "rds_csi_controller_rpc_seconds",
                 "CSI calls by name and gRPC code",
@@ -74,6 +78,11 @@ impl Metrics {
         metrics.registry.register(Box::new(metrics.up.clone()))?;
         metrics.registry.register(Box::new(metrics.readings.clone()))?;
         Ok(metrics)
+    }
+
+    /// What is counted of attachments.
+    pub(crate) fn attachments(&self) -> Arc<Attachments> {
+        Arc::clone(&self.attachments)
     }
 
     pub(crate) fn rpc_done(&self, rpc: &str, code: tonic::Code, taken: Duration) {

@@ -28,7 +28,8 @@ use crate::metrics::{self, Metrics};
 use crate::operations::Operations;
 use crate::orphans;
 use crate::routeros::{Appliance, transport};
-use crate::volumes::{Settings, Volumes};
+use crate::rules::owner::Hosts;
+use crate::volumes::{AttachSettings, Attachments, Settings, Volumes};
 use crate::watch::watch;
 
 /// What is running may finish; kubelet kills after 30 s by default.
@@ -52,7 +53,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             let (own, metrics) = (Arc::clone(&appliance), Arc::clone(&metrics));
             tokio::spawn(watch(own, metrics, every, stop.clone()));
         }
-        members.push(volumes(config, appliance, &args));
+        members.push(volumes(config, appliance, &args, metrics.attachments()));
     }
     if args.orphans.orphans {
         return orphans::run(&args.orphans, &members).await;
@@ -118,7 +119,12 @@ async fn open(config: &ApplianceConfig, metrics: &Arc<Metrics>) -> Arc<Appliance
     Arc::new(Appliance::new(transport, Arc::clone(metrics)).named(config.name.clone()))
 }
 
-fn volumes(config: ApplianceConfig, appliance: Arc<Appliance>, args: &Args) -> Volumes {
+fn volumes(
+    config: ApplianceConfig,
+    appliance: Arc<Appliance>,
+    args: &Args,
+    attachments: Arc<Attachments>,
+) -> Volumes {
     let settings = Settings {
         cluster: args.cluster_id.clone(),
         name: config.name,
@@ -127,8 +133,13 @@ fn volumes(config: ApplianceConfig, appliance: Arc<Appliance>, args: &Args) -> V
         nvme_address: config.nvme_address,
         topology: config.topology,
         nodes: args.nodes.clone(),
+        attach: AttachSettings {
+            hosts: if args.allow_host_list { Hosts::PerNode } else { Hosts::One },
+            allow_shared_block: args.allow_shared_block,
+            prove_off: args.prove_export_off,
+        },
     };
-    Volumes::new(settings, appliance)
+    Volumes::new(settings, appliance, attachments)
 }
 
 fn announce(args: &Args) {

@@ -17,9 +17,12 @@ const POINTS: &[&str] = &[
     "create.looked",
     "create.added",
     "create.sized",
-    "publish.looked",
-    "publish.attached",
-    "unpublish.off",
+    "publish.attach.before",
+    "publish.attach.after",
+    "unpublish.detach.before",
+    "unpublish.detach.after",
+    "unpublish.clear.before",
+    "unpublish.clear.after",
     "expand.looked",
     "expand.grown",
     "expand.off",
@@ -86,7 +89,9 @@ async fn a_controller_that_dies_anywhere_leaves_nothing_undone() {
             let log = lab.controller_log();
             assert!(log.contains(&format!("crash point {point}")), "{point} was not passed");
             lab.restart_controller(&[]).await;
-            if ["publish.attached", "unpublish.off"].contains(point) {
+            if ["publish.attach.after", "unpublish.detach.before", "unpublish.detach.after"]
+                .contains(point)
+            {
                 let other = lab.publish(ID, "node-2").await;
                 refused(other, tonic::Code::FailedPrecondition, "node-1");
             }

@@ -96,16 +96,70 @@ async fn attachments_survive_the_controller() {
 }
 
 #[tokio::test]
-async fn a_shared_block_volume_has_one_node_for_now() {
-    let lab = Lab::start().await;
+async fn a_shared_block_volume_goes_from_node_to_node() {
+    let mut lab = Lab::start_with(&["--allow-host-list"], |_| {}).await;
+    let listing = ["--allow-host-list"];
+    lab.restart_controller(&listing).await;
     let mut request = create_request(ID);
     request.volume_capabilities = vec![block(Mode::MultiNodeMultiWriter)];
     lab.create_with(request).await.unwrap();
     let on = |node| publish_request(ID, node, block(Mode::MultiNodeMultiWriter));
+    let waived = |node, limit: &str| {
+        let mut request = on(node);
+        request.volume_context = HashMap::from([
+            ("allowSharedBlock".into(), "true".into()),
+            ("migrationTimeoutSeconds".into(), limit.into()),
+        ]);
+        request
+    };
+    let exported = async |lab: &Lab| lab.item(ID).await.unwrap()["nvme-tcp-export"] == "true";
+    let first = lab.publish_with(on("node-1")).await.unwrap();
+    // Without proof of a migration there is no second node, and the message says the way.
+    refused(lab.publish_with(on("node-2")).await, Code::FailedPrecondition, "allowSharedBlock");
+    refused(
+        lab.publish_with(waived("node-2", "soon")).await,
+        Code::InvalidArgument,
+        "migrationTimeoutSeconds",
+    );
+    let second = lab.publish_with(waived("node-2", "1")).await.unwrap();
+    assert_ne!(second, first, "each is a host of its own");
+    let third = lab.publish_with(waived("node-3", "1")).await;
+    refused(third, Code::FailedPrecondition, "nodes node-1 and node-2");
+    refused(lab.delete(ID).await, Code::FailedPrecondition, "attached to");
+    // The clock is on the appliance: 1 s is clamped to 30.
+    let comment = lab.item(ID).await.unwrap()["comment"].as_str().unwrap().to_owned();
+    assert!(comment.ends_with("+30"), "{comment}");
+    lab.restart_controller(&listing).await;
+    let third = lab.publish_with(waived("node-3", "1")).await;
+    refused(third, Code::FailedPrecondition, "two is the most");
+    assert_eq!(lab.publish_with(on("node-1")).await.unwrap(), first);
+    // A migration that began long ago, as an earlier controller may have left it.
+    let since = comment.rsplit_once("since=").unwrap().1;
+    let old = json!({".id": ID, "comment": comment.replace(since, "1700000000+30")});
+    lab.rest("POST", "/rest/disk/set", old).await;
+    let third = lab.publish_with(waived("node-3", "1")).await;
+    refused(third, Code::FailedPrecondition, "its limit is 30 s");
+    assert!(lab.publish_with(on("node-2")).await.is_ok() && exported(&lab).await);
+    // The source leaves, the target stays; and back.
+    lab.unpublish(ID, "node-1").await.unwrap();
+    lab.unpublish(ID, "node-1").await.unwrap();
+    assert!(exported(&lab).await);
+    assert_eq!(lab.publish_with(on("node-2")).await.unwrap(), second);
+    // What node-1 queued when it had the volume before is not let in again.
+    let again = lab.publish_with(waived("node-1", "30")).await.unwrap();
+    assert!(again != first && again != second);
+    lab.unpublish(ID, "").await.unwrap();
+    assert!(!exported(&lab).await);
+
+    // As the same host, two nodes are not let in.
+    lab.restart_controller(&[]).await;
     lab.publish_with(on("node-1")).await.unwrap();
-    refused(lab.publish_with(on("node-2")).await, Code::FailedPrecondition, "later version");
+    let second = lab.publish_with(waived("node-2", "30")).await;
+    refused(second, Code::FailedPrecondition, "--allow-host-list");
     let other_terms = publish_request(ID, "node-1", block(Mode::SingleNodeWriter));
     refused(lab.publish_with(other_terms).await, Code::AlreadyExists, "another access mode");
+    let exclusive = publish_request(ID, "node-2", block(Mode::SingleNodeWriter));
+    refused(lab.publish_with(exclusive).await, Code::FailedPrecondition, "node node-1");
 }
 
 #[tokio::test]

@@ -241,6 +241,14 @@ impl HostNqn {
         Uuid::try_parse(self.host_id()).is_ok_and(|u| u.get_version_num() == 8)
     }
 
+    /// The one that belongs to a node within a shared attachment: it follows from this one,
+    /// and neither this one nor another node's follows from it.
+    #[must_use]
+    pub fn of_node(&self, node: &str) -> Self {
+        let epoch = Uuid::try_parse(self.host_id()).unwrap_or_default();
+        Self(format!("{HOST_NQN_PREFIX}{}", Uuid::new_v5(&epoch, node.as_bytes())))
+    }
+
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

@@ -7,6 +7,7 @@
 //! wrong afterwards), [`params`] (StorageClass keys, carried to the node in the volume
 //! context) and [`context`] (what an attachment hands to the node).
 
+pub mod connect;
 pub mod context;
 pub mod ids;
 pub mod params;

@@ -101,6 +101,7 @@ pub const KNOWN_KEYS: &[&str] = &[
     "keepAliveTmo",
     "nrIoQueues",
     "migrationTimeoutSeconds",
+    "allowSharedBlock",
     "shield",
     "ioTimeoutSeconds",
     "reattachCheckSeconds",
@@ -122,8 +123,8 @@ pub struct VolumeParams {
     pub volume_path: Option<String>,
     /// How the kernel keeps the session.
     pub session: SessionParams,
-    /// How long two nodes may hold a volume during a live migration.
-    pub migration_timeout: Duration,
+    /// When two nodes may hold it.
+    pub migration: MigrationParams,
     /// Extra arguments of mkfs, each from [`ALLOWED_MKFS_OPTIONS`]' forms.
     pub mkfs_options: Vec<String>,
 }
@@ -170,12 +171,29 @@ impl Default for VolumeParams {
             nvme_port: DEFAULT_NVME_PORT,
             volume_path: None,
             session: SessionParams::default(),
-            migration_timeout: Duration::from_secs(300),
+            migration: MigrationParams::default(),
             mkfs_options: Vec::new(),
         }
     }
 }
 
+/// What concerns a second node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MigrationParams {
+    /// How long two nodes may hold a volume during a live migration.
+    pub timeout: Duration,
+    /// Whether a second node may have a shared block volume without proof of a migration.
+    pub allow_shared_block: bool,
+}
+
+impl Default for MigrationParams {
+    fn default() -> Self {
+        Self { timeout: Duration::from_secs(MIGRATION_DEFAULT), allow_shared_block: false }
+    }
+}
+
+/// `migrationTimeoutSeconds` when it is not given.
+const MIGRATION_DEFAULT: u64 = 300;
 /// What the clamp of `migrationTimeoutSeconds` allows, in seconds.
 const MIGRATION_LIMITS: (u64, u64) = (30, 3600);
 
@@ -212,6 +230,23 @@ impl VolumeParams {
     pub fn from_volume_context(map: &HashMap<String, String>) -> Result<Self, ParamError> {
         // The volume's own path on the appliance stands under the same key there.
         Self::read(map)
+    }
+
+    /// Only what concerns a second node: older drivers wrote contexts in which other keys
+    /// have forms of their own, and an attachment must not fail over those.
+    ///
+    /// # Errors
+    /// If one of the keys has a value that it cannot have.
+    pub fn migration_of_context(
+        map: &HashMap<String, String>,
+    ) -> Result<MigrationParams, ParamError> {
+        let text = |key: &str| map.get(key).map(String::as_str).filter(|v| !v.is_empty());
+        let key = "migrationTimeoutSeconds";
+        let seconds = number(text(key), key, ANY)?.unwrap_or(MIGRATION_DEFAULT);
+        Ok(MigrationParams {
+            timeout: Duration::from_secs(seconds.clamp(MIGRATION_LIMITS.0, MIGRATION_LIMITS.1)),
+            allow_shared_block: switch(text("allowSharedBlock"), "allowSharedBlock", false)?,
+        })
     }
 
     fn read(map: &HashMap<String, String>) -> Result<Self, ParamError> {
@@ -255,21 +290,14 @@ impl VolumeParams {
                 keep_alive_tmo: narrow(number(text("keepAliveTmo"), "keepAliveTmo", KEEP_ALIVE)?)
                     .unwrap_or(kernel.keep_alive_tmo),
                 nr_io_queues: narrow(number(text("nrIoQueues"), "nrIoQueues", QUEUES)?),
-                shield: match text("shield") {
-                    None | Some("true") => true,
-                    Some("false") => false,
-                    Some(v) => return Err(ParamError::bad("shield", v, "\"true\" or \"false\"")),
-                },
+                shield: switch(text("shield"), "shield", true)?,
                 io_timeout: match seconds("ioTimeoutSeconds", 0, TIMEOUT)? {
                     0 => None,
                     s => Some(Duration::from_secs(s)),
                 },
                 reattach_check: Duration::from_secs(seconds("reattachCheckSeconds", 60, TIMEOUT)?),
             },
-            migration_timeout: Duration::from_secs(
-                seconds("migrationTimeoutSeconds", 300, ANY)?
-                    .clamp(MIGRATION_LIMITS.0, MIGRATION_LIMITS.1),
-            ),
+            migration: Self::migration_of_context(map)?,
             mkfs_options: text("mkfsOptions").map(mkfs_options).transpose()?.unwrap_or_default(),
         })
     }
@@ -304,6 +332,15 @@ fn number(value: Option<&str>, key: &str, range: Range) -> Result<Option<u64>, P
 /// which cannot happen.
 fn narrow<T: TryFrom<u64>>(value: Option<u64>) -> Option<T> {
     value.and_then(|v| T::try_from(v).ok())
+}
+
+fn switch(value: Option<&str>, key: &'static str, default: bool) -> Result<bool, ParamError> {
+    match value {
+        None => Ok(default),
+        Some("true") => Ok(true),
+        Some("false") => Ok(false),
+        Some(v) => Err(ParamError::bad(key, v, "\"true\" or \"false\"")),
+    }
 }
 
 fn host(value: &str) -> Result<String, ParamError> {
@@ -375,7 +412,7 @@ mod tests {
             (4420, -1, 1)
         );
         assert_eq!((p.session.keep_alive_tmo, p.session.io_timeout), (5, None));
-        assert_eq!((p.migration_timeout.as_secs(), p.session.shield), (300, true));
+        assert_eq!((p.migration.timeout.as_secs(), p.session.shield), (300, true));
     }
 
     #[test]
@@ -389,6 +426,7 @@ mod tests {
             ("keepAliveTmo", "0"),
             ("nrIoQueues", "129"),
             ("shield", "yes"),
+            ("allowSharedBlock", "yes"),
             ("ioTimeoutSeconds", "5s"),
             ("reattachCheckSeconds", "1e3"),
             ("migrationTimeoutSeconds", "soon"),
@@ -422,7 +460,7 @@ mod tests {
         for (given, want) in [("1", 30), ("30", 30), ("4000", 3600), ("99999999999", 3600)] {
             let p = VolumeParams::from_storage_class(&map(&[("migrationTimeoutSeconds", given)]))
                 .unwrap();
-            assert_eq!(p.migration_timeout.as_secs(), want);
+            assert_eq!(p.migration.timeout.as_secs(), want);
         }
     }
 

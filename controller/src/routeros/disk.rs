@@ -164,6 +164,7 @@ impl DiskItem {
             Property::Port(port) => self.port == Some(*port),
             Property::Nqn(nqn) => self.nqn == nqn.as_str(),
             Property::AllowHost(host) => self.allow_host == host.as_str(),
+            Property::AllowHosts(hosts) => self.allow_host == hosts.to_string(),
             Property::Comment(tag) => self.comment == tag.to_string(),
             Property::SnapTag(tag) => self.comment == tag.to_string(),
             // Not read of a disk; nothing is built on it.

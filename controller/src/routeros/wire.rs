@@ -10,6 +10,7 @@ use rds_csi_proto::ids::{HostNqn, Nqn, SnapshotId, VolumeId};
 use super::ApplianceError;
 use super::btrfs::{FsLabel, Part, SubvolumeName};
 use super::disk::ItemId;
+use crate::rules::attachment::Allow;
 use crate::rules::owner::OwnerTag;
 use crate::rules::path::{AppliancePath, snapshot_name};
 use crate::rules::snapshot::SnapTag;
@@ -199,6 +200,8 @@ pub enum Property {
     Port(u16),
     Nqn(Nqn),
     AllowHost(HostNqn),
+    /// One or several, separated by commas.
+    AllowHosts(Allow),
     Comment(OwnerTag),
     /// The comment of a snapshot's record.
     SnapTag(SnapTag),
@@ -232,7 +235,7 @@ impl Property {
             Self::Export(_) => "nvme-tcp-export",
             Self::Port(_) => "nvme-tcp-server-port",
             Self::Nqn(_) => "nvme-tcp-server-nqn",
-            Self::AllowHost(_) => "nvme-tcp-server-allow-host-name",
+            Self::AllowHost(_) | Self::AllowHosts(_) => "nvme-tcp-server-allow-host-name",
             Self::Comment(_) | Self::SnapTag(_) => "comment",
             Self::FileName(_) | Self::SubvolumeName(_) => "name",
             Self::MountPoint(_) => "mount-point",
@@ -258,6 +261,7 @@ impl Property {
             Self::Port(port) => port.to_string(),
             Self::Nqn(nqn) => nqn.to_string(),
             Self::AllowHost(host) => host.to_string(),
+            Self::AllowHosts(hosts) => hosts.to_string(),
             Self::Comment(tag) => tag.to_string(),
             Self::SnapTag(tag) => tag.to_string(),
             Self::MountPoint(name) => name.clone(),

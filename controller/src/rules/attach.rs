@@ -1,131 +1,363 @@
 //! Who may have a volume: the rules of ControllerPublish and ControllerUnpublish.
 //!
 //! ```text
-//!            publish(node)                       unpublish(node | all)
-//!   Ready ───────────────────► Attached(node) ───────────────────────► Ready
-//!                                │      ▲                 (export off, read back, first)
-//!               publish(same) ───┘──────┘  same epoch
-//!               publish(other): refused, names the holder
+//!            publish(a)                    publish(b), proven migration, rwx only
+//!   Ready ──────────────► Attached(a) ──────────────────────────────► Attached(a, b)
+//!     ▲                     │    ▲                                      │
+//!     └─────────────────────┘    └──────────────────────────────────────┘
+//!        unpublish(a | all):        unpublish(a) or (b): the export goes off, is seen to
+//!        off, seen, then cleared    be off, and on again for the one who stays
+//!
+//!   publish of a node that is on record: same epoch, whatever is missing is put right
+//!   publish of any other node: refused, names who has it. Time changes nothing in that.
 //! ```
 //!
-//! Record, host and export are set together (why that is safe: `attach` in
-//! [`crate::volumes`]); the record is cleared only after the export is seen to be off.
+//! Each rule is a step: it is given what the appliance shows now, and says which one change
+//! comes next, or that all is done. It keeps no memory, so it goes on from wherever a call
+//! that was cut short has left the item, whoever made it. The driver
+//! ([`crate::volumes`]) looks, asks, changes, and looks again until a step says `Done`; the
+//! model checker of this module's tests drives the same functions.
+//!
+//! # One change for record, host and export
+//!
+//! An attachment is made by one `set` of all three, which halves the time a pod waits. That
+//! the appliance applies them together is likely and not known, so no order may do harm:
+//! - export first: it still admits only the host that nobody was given (`Allow::nobody`),
+//!   which is why a volume that cannot be shown to admit nobody is closed in a step of its
+//!   own before;
+//! - host first: not exported, nobody connects;
+//! - record first: claims an attachment that is not there, which is harmless.
+//!
+//! And if it stops half-way, then either the record is there, and the next call goes on by
+//! it; or it is not, and what is exported with nobody on record is closed by the next call,
+//! whichever it is. The host NQN of an attachment is told to the node only when all three
+//! were read back.
+//!
+//! Taking away stays in two: the record is cleared only after the export is seen to be off.
 
 use rds_csi_proto::ids::HostNqn;
 
-use super::owner::{Attachment, NodeKey, Sharing, Stage};
+use super::attachment::{Allow, Attachment, Hosts, NodeKey, Sharing};
+use super::owner::Stage;
+pub use super::refusal::Refusal;
 
-/// What ControllerPublish has to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Publish {
-    /// Make a new attachment with a fresh host NQN. If it is exported although nobody holds
-    /// it, whoever may be connected has to be thrown out first.
-    Attach,
-    /// This node holds it already: make sure of it, with the same host NQN.
-    Resume(HostNqn),
-    /// This node holds it on other terms.
-    Incompatible(Attachment),
-    /// Another node holds it.
-    HeldBy(Attachment),
-    /// It is being deleted.
-    Deleting,
-    /// Its data is not there yet.
-    Filling,
+/// What the appliance shows.
+#[derive(Debug, Clone, Copy)]
+pub struct View<'a> {
+    /// The record.
+    pub stage: &'a Stage,
+    /// False only if it is proven to be off.
+    pub exported: bool,
+    /// The allowed hosts, as text.
+    pub allow: &'a str,
 }
 
-/// Decides on a ControllerPublish.
-#[must_use]
-pub fn publish(stage: &Stage, node: &NodeKey, sharing: Sharing) -> Publish {
-    match stage {
-        Stage::Deleting => Publish::Deleting,
-        Stage::Filling(_) => Publish::Filling,
-        Stage::Ready => Publish::Attach,
-        Stage::Attached(a) if &a.node != node => Publish::HeldBy(a.clone()),
-        Stage::Attached(a) if a.sharing != sharing => Publish::Incompatible(a.clone()),
-        Stage::Attached(a) => Publish::Resume(a.host.clone()),
+/// What to do next.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Step<T> {
+    /// Make this change, and look again.
+    Change(Change),
+    /// Nothing is missing.
+    Done(T),
+    /// It must not be.
+    Refused(Refusal),
+}
+
+/// Properties of one item that are set together.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Change {
+    /// What for.
+    pub why: Why,
+    /// The record.
+    pub stage: Option<Stage>,
+    /// The allowed hosts.
+    pub allow: Option<Allow>,
+    /// The export.
+    pub export: Option<Export>,
+}
+
+/// What a change is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Why {
+    /// Exported, or open to somebody, with nobody on record.
+    Close,
+    Attach,
+    /// A second node.
+    Join,
+    /// The allowed hosts were not those on record.
+    Correct,
+    /// Exported again for whoever is on record.
+    Resume,
+    /// The last node leaves: the export goes,
+    Detach,
+    /// and then the record.
+    Clear,
+    /// One of two leaves: the export goes,
+    ShutOut,
+    /// and comes back for the other.
+    Leave,
+}
+
+impl Why {
+    /// In few words, for messages.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Close => "closing it",
+            Self::Attach => "attaching",
+            Self::Join => "recording the second node",
+            Self::Correct => "correcting the allowed hosts",
+            Self::Resume => "turning the export on",
+            Self::Detach => "turning the export off",
+            Self::Clear => "clearing the attachment",
+            Self::ShutOut => "turning the export off for the node that leaves",
+            Self::Leave => "leaving it to the other node",
+        }
+    }
+
+    /// In one word, for crash points and metrics.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Close => "close",
+            Self::Attach => "attach",
+            Self::Join => "join",
+            Self::Correct => "correct",
+            Self::Resume => "resume",
+            Self::Detach => "detach",
+            Self::Clear => "clear",
+            Self::ShutOut => "shut-out",
+            Self::Leave => "leave",
+        }
     }
 }
 
-/// What ControllerUnpublish has to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unpublish {
-    /// Nothing: this node does not hold it. Whoever does is left alone.
-    Nothing,
-    /// Turn the export off, see that it is, clear the record.
-    Close,
+/// On or off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Export {
+    On,
+    Off,
 }
 
-/// Decides on a ControllerUnpublish; no node means all of them.
+/// Whether a second node may have a volume that another one holds.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum MayShare {
+    /// All its users are one machine that moves, or the user has taken it upon himself.
+    Yes,
+    /// Nothing proves that, and what would.
+    Unproven(String),
+}
+
+/// A ControllerPublish.
+#[derive(Debug, Clone)]
+pub struct Publish {
+    /// For which node.
+    pub node: NodeKey,
+    /// On which terms.
+    pub sharing: Sharing,
+    /// How a new shared attachment names its nodes.
+    pub hosts: Hosts,
+    /// Whether it may be the second node.
+    pub may_share: MayShare,
+    /// Whether each node's agent asks if its attachment still exists before it connects
+    /// again. Only then may two nodes connect as the same host: the target cannot shut out
+    /// one of them for good.
+    pub gated: bool,
+    /// How many seconds a migration may take.
+    pub limit: u64,
+    /// Seconds of Unix time.
+    pub now: u64,
+    /// The epoch, should a new one begin.
+    pub fresh: HostNqn,
+    /// A host NQN for nobody.
+    pub closed: HostNqn,
+}
+
+/// Decides on a ControllerPublish. Done gives the host NQN for the node.
 #[must_use]
-pub fn unpublish(stage: &Stage, exported: bool, node: Option<&NodeKey>) -> Unpublish {
-    match stage {
-        Stage::Attached(a) if node.is_none_or(|n| n == &a.node) => Unpublish::Close,
-        Stage::Attached(_) => Unpublish::Nothing,
+pub fn publish(view: View<'_>, request: &Publish) -> Step<HostNqn> {
+    let held = match view.stage {
+        Stage::Deleting => return Step::Refused(Refusal::Deleting),
+        Stage::Filling(_) => return Step::Refused(Refusal::Filling),
+        Stage::Ready => return attach(view, request),
+        Stage::Attached(held) => held,
+    };
+    if held.nodes().any(|n| n == &request.node) {
+        if held.sharing != request.sharing {
+            return Step::Refused(Refusal::OtherTerms);
+        }
+        return match restore(view, held) {
+            Some(change) => Step::Change(change),
+            None => Step::Done(held.host_of(&request.node)),
+        };
+    }
+    if let Some(refusal) = refuse(held, request) {
+        return Step::Refused(refusal);
+    }
+    // First as it should be for the one who has it, then the second.
+    if let Some(change) = restore(view, held).filter(|c| c.allow.is_some()) {
+        return Step::Change(change);
+    }
+    let joined = held.joined_by(request.node.clone(), request.limit, request.now);
+    Step::Change(Change {
+        why: Why::Join,
+        allow: Some(joined.allow()),
+        stage: Some(Stage::Attached(joined)),
+        export: Some(Export::On),
+    })
+}
+
+/// A new attachment of a volume that nobody has.
+fn attach(view: View<'_>, request: &Publish) -> Step<HostNqn> {
+    if view.exported || !Allow::is_nobody(view.allow) {
+        return Step::Change(close(Why::Close, &request.closed));
+    }
+    let hosts = match request.sharing {
+        Sharing::Exclusive => Hosts::One,
+        Sharing::Shared => request.hosts,
+    };
+    let new = Attachment {
+        hosts,
+        ..Attachment::new(request.node.clone(), request.fresh.clone(), request.sharing, request.now)
+    };
+    Step::Change(Change {
+        why: Why::Attach,
+        allow: Some(new.allow()),
+        stage: Some(Stage::Attached(new)),
+        export: Some(Export::On),
+    })
+}
+
+/// Why another node than those on record is refused. The time comes before the number: a
+/// migration that is stuck has two nodes by definition, and would never be told of.
+fn refuse(held: &Attachment, request: &Publish) -> Option<Refusal> {
+    let both_shared = held.sharing == Sharing::Shared && request.sharing == Sharing::Shared;
+    if !both_shared {
+        return Some(Refusal::HeldBy(held.clone()));
+    }
+    match (&held.migration, &request.may_share) {
+        (Some(m), _) if request.now.saturating_sub(held.since) >= m.limit => {
+            Some(Refusal::MigrationStuck(held.clone()))
+        }
+        (Some(_), _) => Some(Refusal::HeldByTwo(held.clone())),
+        (None, MayShare::Unproven(why)) => Some(Refusal::NotAMigration(held.clone(), why.clone())),
+        (None, MayShare::Yes) if held.hosts == Hosts::One && !request.gated => {
+            Some(Refusal::NotAMigration(held.clone(), ONE_HOST.into()))
+        }
+        (None, MayShare::Yes) => None,
+    }
+}
+
+const ONE_HOST: &str = "both nodes would connect as the same host, and one that is detached by \
+    force could come back and write. That takes a RouterOS that allows a list of hosts and a \
+    controller with --allow-host-list, given before the first node is attached";
+
+/// What is missing for the nodes on record. The allowed hosts are never corrected under an
+/// export that is on, nor together with turning it on: who is connected by the wrong ones
+/// has to go, and nobody else may come.
+fn restore(view: View<'_>, held: &Attachment) -> Option<Change> {
+    let change =
+        |why, allow, export| Some(Change { why, stage: None, allow, export: Some(export) });
+    let allow = held.allow();
+    if view.allow != allow.to_string() {
+        return change(Why::Correct, Some(allow), Export::Off);
+    }
+    match view.exported {
+        true => None,
+        false => change(Why::Resume, None, Export::On),
+    }
+}
+
+fn close(why: Why, closed: &HostNqn) -> Change {
+    let allow = Some(Allow::nobody(closed));
+    Change { why, stage: None, allow, export: Some(Export::Off) }
+}
+
+/// Whether the node that leaves is known to have left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Departure {
+    /// Its session is proven to be closed.
+    Proven,
+    /// It may still be connected. A call that says "detached" proves nothing.
+    Unproven,
+}
+
+/// A ControllerUnpublish.
+#[derive(Debug, Clone)]
+pub struct Unpublish {
+    /// From which node; none means all.
+    pub node: Option<NodeKey>,
+    /// Whether it has left already.
+    pub departure: Departure,
+    /// Seconds of Unix time.
+    pub now: u64,
+    /// A host NQN for nobody.
+    pub closed: HostNqn,
+}
+
+/// Decides on a ControllerUnpublish. When it is done, none of the nodes named can reach the
+/// volume any more.
+#[must_use]
+pub fn unpublish(view: View<'_>, request: &Unpublish) -> Step<()> {
+    let held = match view.stage {
         // Exported with nobody on record: the call promises that no node has it afterwards.
-        Stage::Ready | Stage::Deleting | Stage::Filling(_) if exported => Unpublish::Close,
-        Stage::Ready | Stage::Deleting | Stage::Filling(_) => Unpublish::Nothing,
+        Stage::Ready | Stage::Deleting | Stage::Filling(_) if view.exported => {
+            return Step::Change(close(Why::Close, &request.closed));
+        }
+        Stage::Ready | Stage::Deleting | Stage::Filling(_) => return Step::Done(()),
+        Stage::Attached(held) => held,
+    };
+    let leaves = |node: &NodeKey| request.node.as_ref().is_none_or(|n| n == node);
+    if !held.nodes().any(leaves) {
+        // Whoever has it is left alone. Except that the last of two may have left by a call
+        // that ended between taking the export away and giving it back, or that a second one
+        // was let in before it came on record (a change done in part): then more hosts are
+        // allowed than recorded, and one of them may be the node that leaves.
+        let shared = held.sharing == Sharing::Shared;
+        let unfinished = !view.exported || view.allow != held.allow().to_string();
+        return match restore(view, held).filter(|_| shared && unfinished) {
+            Some(change) => Step::Change(change),
+            None => Step::Done(()),
+        };
+    }
+    let off = Step::Change(Change {
+        why: Why::Detach,
+        stage: None,
+        allow: None,
+        export: Some(Export::Off),
+    });
+    match held.without(leaves, request.now) {
+        None if view.exported => off,
+        None => {
+            Step::Change(Change { stage: Some(Stage::Ready), ..close(Why::Clear, &request.closed) })
+        }
+        Some(rest) => Step::Change(leave(view, rest, request.departure)),
+    }
+}
+
+/// One of two leaves. Only the end of the export ends its sessions; that it takes the
+/// other's with it is what the shield is for. The export is not given back in the same
+/// change that shuts the leaver out: that one has to be seen first.
+fn leave(view: View<'_>, rest: Attachment, departure: Departure) -> Change {
+    let allow = rest.allow();
+    let open = view.exported && departure == Departure::Unproven;
+    let wide = !view.exported && view.allow != allow.to_string();
+    if open || wide {
+        let why = Why::ShutOut;
+        return Change { why, stage: None, allow: Some(allow), export: Some(Export::Off) };
+    }
+    Change {
+        why: Why::Leave,
+        allow: Some(allow),
+        stage: Some(Stage::Attached(rest)),
+        export: Some(Export::On),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use proptest::prelude::*;
+#[path = "attach_tests.rs"]
+mod tests;
 
-    fn key(n: u8) -> NodeKey {
-        NodeKey::of(&format!("node-{n}").parse().unwrap())
-    }
-
-    fn attached(n: u8, sharing: Sharing) -> Stage {
-        Stage::Attached(Attachment { node: key(n), host: HostNqn::random(), sharing, since: 0 })
-    }
-
-    #[test]
-    fn the_rules() {
-        use Sharing::{Exclusive, Shared};
-        assert_eq!(publish(&Stage::Ready, &key(1), Exclusive), Publish::Attach);
-        assert_eq!(publish(&Stage::Deleting, &key(1), Exclusive), Publish::Deleting);
-        let held = attached(1, Exclusive);
-        assert!(matches!(publish(&held, &key(1), Exclusive), Publish::Resume(_)));
-        assert!(matches!(publish(&held, &key(1), Shared), Publish::Incompatible(_)));
-        assert!(matches!(publish(&held, &key(2), Exclusive), Publish::HeldBy(_)));
-        assert_eq!(unpublish(&held, true, Some(&key(2))), Unpublish::Nothing);
-        assert_eq!(unpublish(&held, true, Some(&key(1))), Unpublish::Close);
-        assert_eq!(unpublish(&held, true, None), Unpublish::Close);
-        assert_eq!(unpublish(&Stage::Ready, false, None), Unpublish::Nothing);
-        assert_eq!(unpublish(&Stage::Ready, true, Some(&key(1))), Unpublish::Close);
-    }
-
-    proptest! {
-        // Whatever the order of calls, a node gets the volume only when no other has it.
-        #[test]
-        fn never_two_holders(calls in proptest::collection::vec((0u8..3, any::<bool>()), 0..60)) {
-            let mut stage = Stage::Ready;
-            let mut exported = false;
-            let mut connected: Option<(u8, HostNqn)> = None;
-            for (n, is_publish) in calls {
-                if is_publish {
-                    match publish(&stage, &key(n), Sharing::Exclusive) {
-                        Publish::Attach => {
-                            prop_assert!(connected.is_none());
-                            stage = attached(n, Sharing::Exclusive);
-                            exported = true;
-                            let Stage::Attached(a) = &stage else { unreachable!() };
-                            connected = Some((n, a.host.clone()));
-                        }
-                        Publish::Resume(host) => {
-                            prop_assert_eq!(connected.clone(), Some((n, host)));
-                        }
-                        _ => prop_assert!(connected.as_ref().is_some_and(|(c, _)| *c != n)),
-                    }
-                } else if unpublish(&stage, exported, Some(&key(n))) == Unpublish::Close {
-                    prop_assert!(connected.as_ref().is_some_and(|(c, _)| *c == n));
-                    stage = Stage::Ready;
-                    exported = false;
-                    connected = None;
-                }
-            }
-        }
-    }
-}
+#[cfg(test)]
+#[path = "attach_model.rs"]
+mod model;

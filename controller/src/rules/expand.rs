@@ -5,7 +5,7 @@
 //! I/O through. That it has to be done still is recorded with the growth itself
 //! (`opt=g` in the owner tag): a size that reads as it should says nothing of the hosts.
 
-use super::owner::{OwnerTag, Stage};
+use super::owner::{Attachment, OwnerTag, Stage};
 use super::size::SizePlan;
 use crate::error::Error;
 use crate::routeros::DiskItem;
@@ -65,6 +65,13 @@ pub fn decide(item: &DiskItem, tag: &OwnerTag, plan: &SizePlan) -> Result<Expand
 /// Whether the export may be turned off and on under whoever has the volume.
 fn may_toggle(tag: &OwnerTag) -> Result<(), Error> {
     let volume = &tag.volume;
+    if let Stage::Attached(Attachment { node, migration: Some(migration), .. }) = &tag.stage {
+        return Err(Error::Refused(format!(
+            "volume {volume} is in a live migration from {node} to {}: to grow it would drop the \
+             sessions of both. Expand it when the migration has ended",
+            migration.target
+        )));
+    }
     if tag.notes.bare {
         return Err(Error::Refused(format!(
             "volume {volume} is attached and has no shield (StorageClass parameter shield: \
@@ -79,7 +86,7 @@ fn may_toggle(tag: &OwnerTag) -> Result<(), Error> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::rules::owner::Notes;
+    use crate::rules::owner::{NodeKey, Notes, Sharing};
     use tonic::Code;
 
     fn tag(attached: bool, notes: Notes) -> OwnerTag {
@@ -126,5 +133,14 @@ mod tests {
         assert_eq!(decide(4096, false, false, bare).unwrap(), Expand::Grow);
         let deleting = tag(false, none).at(Stage::Deleting);
         assert!(super::decide(&item(4096, false), &deleting, &plan).is_err());
+
+        // A live migration: both nodes would lose their sessions.
+        let Stage::Attached(one) = tag(true, none).stage else { unreachable!() };
+        let one = Attachment { sharing: Sharing::Shared, ..one };
+        let two = one.joined_by(NodeKey::of(&"b".parse().unwrap()), 300, 1);
+        let two = tag(true, none).at(Stage::Attached(two));
+        let refused = super::decide(&item(4096, true), &two, &plan);
+        assert_eq!(code(refused), Code::FailedPrecondition);
+        assert_eq!(super::decide(&item(8192, true), &two, &plan).unwrap(), Expand::Nothing);
     }
 }

@@ -2,6 +2,7 @@
 //! and from where a volume can be reached.
 
 pub mod attach;
+pub mod attachment;
 pub mod capability;
 pub mod capacity;
 pub mod expand;
@@ -10,6 +11,7 @@ pub mod leftover;
 pub mod orphan;
 pub mod owner;
 pub mod path;
+pub mod refusal;
 pub mod size;
 pub mod snapshot;
 pub mod source;

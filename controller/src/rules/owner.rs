@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! rds-csi v1 cluster=<id> vol=<volume> [class=<hash>] [made=<hex>] [opt=<letters>] stage=ready
-//! rds-csi v1 cluster=<id> vol=<volume> [class=<hash>] stage=attached node=<key> host=<uuid> mode=rwo since=<unix>
+//! rds-csi v1 cluster=<id> vol=<volume> [class=<hash>] stage=attached <attachment>
 //! rds-csi v1 cluster=<id> vol=<volume> [class=<hash>] stage=deleting
 //! rds-csi v1 cluster=<id> vol=<volume> [class=<hash>] stage=filling from=<snapshot or volume>
 //! ```
@@ -16,14 +16,16 @@
 //!
 //! Read strictly: fields in this order, nothing more, nothing less. Anything else is not
 //! ours and is left alone. RouterOS documents no limit for a comment; this one stays below
-//! 255 bytes, which is why a long node name is shortened to a key ([`NodeKey`]).
+//! 255 bytes, which is why a long node name is shortened to a key. How an attachment is
+//! written: [`super::attachment`].
 
 use std::fmt;
 use std::str::FromStr;
 
-use rds_csi_proto::ids::{HostNqn, NodeName, VolumeId};
+use rds_csi_proto::ids::VolumeId;
 use sha2::{Digest, Sha256};
 
+pub use super::attachment::{Attachment, Hosts, Migration, NodeKey, Sharing};
 use super::source::Source;
 
 const PREFIX: &str = "rds-csi v1 ";
@@ -63,82 +65,8 @@ impl fmt::Display for ClusterId {
     }
 }
 
-/// A node as the tag names it: its name if it is at most 48 bytes long, else the first 25
-/// and, after a `~` (which no node name contains), 22 hexadecimal digits of its SHA-256.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct NodeKey(String);
-
-const KEY_LEN: usize = 48;
-const KEY_HEAD: usize = 25;
-const KEY_HASH: usize = 22;
-
-impl NodeKey {
-    #[must_use]
-    pub fn of(node: &NodeName) -> Self {
-        let name = node.as_str();
-        if name.len() <= KEY_LEN {
-            return Self(name.to_owned());
-        }
-        let head: String = name.chars().take(KEY_HEAD).collect();
-        let hash: String =
-            hex::encode(Sha256::digest(name.as_bytes())).chars().take(KEY_HASH).collect();
-        Self(format!("{head}~{hash}"))
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b);
-        let ok = match text.split_once('~') {
-            None => (1..=KEY_LEN).contains(&text.len()) && text.bytes().all(plain),
-            Some((head, hash)) => {
-                head.len() == KEY_HEAD
-                    && head.bytes().all(plain)
-                    && hash.len() == KEY_HASH
-                    && hash.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-            }
-        };
-        ok.then(|| Self(text.to_owned()))
-    }
-}
-
-impl fmt::Display for NodeKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// Who may hold the volume at one time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sharing {
-    /// One node (`rwo`).
-    Exclusive,
-    /// Several nodes, for a raw block volume whose users agree among themselves (`rwx`).
-    Shared,
-}
-
-impl Sharing {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Exclusive => "rwo",
-            Self::Shared => "rwx",
-        }
-    }
-}
-
-/// An attachment, as recorded.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Attachment {
-    /// Who holds the volume.
-    pub node: NodeKey,
-    /// As whom it connects: the epoch.
-    pub host: HostNqn,
-    /// On which terms.
-    pub sharing: Sharing,
-    /// Since when, in seconds of Unix time.
-    pub since: u64,
-}
-
 /// Where a volume is in its life.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Stage {
     /// It exists; nobody holds it.
     Ready,
@@ -256,14 +184,7 @@ impl OwnerTag {
             Stage::Ready => f.write_str(" stage=ready"),
             Stage::Deleting => f.write_str(" stage=deleting"),
             Stage::Filling(source) => write!(f, " stage=filling from={source}"),
-            Stage::Attached(a) => write!(
-                f,
-                " stage=attached node={} host={} mode={} since={}",
-                a.node,
-                a.host.host_id(),
-                a.sharing.as_str(),
-                a.since
-            ),
+            Stage::Attached(a) => write!(f, " stage=attached {a}"),
         }
     }
 }
@@ -303,18 +224,7 @@ impl OwnerTag {
             "ready" => Stage::Ready,
             "deleting" => Stage::Deleting,
             "filling" => Stage::Filling(field("from", &mut words)?.parse().ok()?),
-            "attached" => Stage::Attached(Attachment {
-                node: NodeKey::parse(&field("node", &mut words)?)?,
-                host: format!("nqn.2014-08.org.nvmexpress:uuid:{}", field("host", &mut words)?)
-                    .parse()
-                    .ok()?,
-                sharing: match field("mode", &mut words)?.as_str() {
-                    "rwo" => Sharing::Exclusive,
-                    "rwx" => Sharing::Shared,
-                    _ => return None,
-                },
-                since: field("since", &mut words)?.parse().ok()?,
-            }),
+            "attached" => Stage::Attached(Attachment::parse(&mut |key| field(key, &mut words))?),
             _ => return None,
         };
         let tag = Self { cluster, volume, class, notes, stage };

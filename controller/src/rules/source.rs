@@ -10,7 +10,7 @@ use rds_csi_proto::ids::{SnapshotId, VolumeId};
 use crate::error::Error;
 
 /// A snapshot, or another volume.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Source {
     Snapshot(SnapshotId),
     Volume(VolumeId),

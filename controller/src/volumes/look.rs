@@ -24,7 +24,7 @@ impl Seen {
     /// Who holds it.
     pub(crate) fn holders(&self) -> Vec<&NodeKey> {
         match &self.tag.stage {
-            Stage::Attached(attachment) => vec![&attachment.node],
+            Stage::Attached(attachment) => attachment.nodes().collect(),
             _ => Vec::new(),
         }
     }

@@ -2,6 +2,7 @@
 //! first, changes as little as needed, and reads back what it changed; each can be repeated
 //! from any point at which it may have stopped.
 
+mod attachments;
 mod copying;
 mod create;
 mod delete;
@@ -10,13 +11,17 @@ mod look;
 mod place;
 pub(crate) mod portal;
 mod progress;
+mod proof;
 mod publish;
+mod request;
 mod snapshots;
 mod source;
 
+pub(crate) use attachments::Attachments;
 pub(crate) use create::CreatePlan;
 pub(crate) use look::Seen;
-pub(crate) use publish::PublishRequest;
+pub(crate) use proof::{AttachSettings, ExportProof};
+pub(crate) use request::PublishRequest;
 pub(crate) use snapshots::{ListPlan, SnapshotPlan, page};
 
 use std::sync::Arc;
@@ -27,7 +32,7 @@ use tokio::time::Instant;
 
 use crate::config::{Host, RdsUrl};
 use crate::error::Error;
-use crate::routeros::wire::{Property, Slot, Switch};
+use crate::routeros::wire::{Property, Slot};
 use crate::routeros::{Appliance, ApplianceError, DiskItem};
 use crate::rules::owner::{ClusterId, OwnerTag, Ownership, judge};
 use crate::rules::path::AppliancePath;
@@ -52,6 +57,7 @@ pub(crate) struct Settings {
     pub(crate) topology: Segments,
     /// The nodes that exist; none given means that they are not known.
     pub(crate) nodes: Vec<NodeName>,
+    pub(crate) attach: AttachSettings,
 }
 
 /// Whose item has a volume's name.
@@ -68,16 +74,19 @@ pub(crate) struct Volumes {
     appliance: Arc<Appliance>,
     pools: place::Pools,
     copies: progress::Copies,
+    attachments: Arc<Attachments>,
+    proof: ExportProof,
 }
 
 impl Volumes {
-    pub(crate) fn new(settings: Settings, appliance: Arc<Appliance>) -> Self {
-        Self {
-            settings,
-            appliance,
-            pools: place::Pools::default(),
-            copies: progress::Copies::default(),
-        }
+    pub(crate) fn new(
+        settings: Settings,
+        appliance: Arc<Appliance>,
+        attachments: Arc<Attachments>,
+    ) -> Self {
+        let proof = ExportProof::new(settings.attach.prove_off);
+        let (pools, copies) = (place::Pools::default(), progress::Copies::default());
+        Self { settings, appliance, pools, copies, attachments, proof }
     }
 
     pub(crate) fn name(&self) -> &RdsName {
@@ -133,6 +142,7 @@ impl Volumes {
         Ok(Some((item, tag)))
     }
 
+    /// The item's tag; an item that is not ours is refused.
     fn must_be_ours(&self, item: &DiskItem, volume: &VolumeId) -> Result<OwnerTag, Error> {
         match self.judge(item, volume) {
             Ownership::Ours(tag) => Ok(tag),
@@ -178,13 +188,6 @@ impl Volumes {
                 (Err(error), None) => return Err(error),
             }
         }
-    }
-
-    /// Turns the export off and sees that it is. This drops every connected host, so it is
-    /// what fencing rests upon.
-    async fn export_off(&self, volume: &VolumeId) -> Result<(), Error> {
-        let off = vec![Property::Export(Switch::Off)];
-        self.change(volume, "turning the export off", off).await.map(drop)
     }
 }
 

@@ -113,12 +113,10 @@ fn property() -> impl Strategy<Value = Property> {
             notes: Notes::default(),
             stage: match attached {
                 false => Stage::Ready,
-                true => Stage::Attached(Attachment {
-                    node: NodeKey::of(&node),
-                    host: HostNqn::random(),
-                    sharing: Sharing::Exclusive,
-                    since,
-                }),
+                true => {
+                    let (node, host) = (NodeKey::of(&node), HostNqn::random());
+                    Stage::Attached(Attachment::new(node, host, Sharing::Exclusive, since))
+                }
             },
         },
     );
