@@ -94,12 +94,12 @@ async fn dies_anywhere(pool: &str, story: &[(Call, &[&str])]) {
                 Unsnapshot => run(&lab, Snapshot).await.unwrap(),
                 Delete => run(&lab, Restore).await.unwrap(),
                 Again => {
-                    lab.restart_controller_at("copy.part").await;
+                    lab.restart_controller_at("copy.part", &[]).await;
                     run(&lab, Restore).await.unwrap_err();
                 }
                 _ => {}
             }
-            lab.restart_controller_at(point).await;
+            lab.restart_controller_at(point, &[]).await;
             run(&lab, call).await.expect_err(point);
             assert!(lab.controller_log().contains(&format!("crash point {point}")), "{point}");
             lab.restart_controller(&[]).await;

@@ -180,9 +180,11 @@ impl Lab {
     }
 
     /// Starts it anew, to be killed at a named point (src/crash.rs).
-    pub async fn restart_controller_at(&mut self, point: &str) {
+    pub async fn restart_controller_at(&mut self, point: &str, flags: &[&str]) {
         self.controller.kill();
-        let mut command = controller(&self.controller_args(), self.dir.path());
+        let mut args = self.controller_args();
+        args.extend(flags.iter().map(ToString::to_string));
+        let mut command = controller(&args, self.dir.path());
         self.controller = Process(command.env("RDS_CSI_CRASH_AT", point).spawn().unwrap());
         self.channel = connect(self.path("csi.sock")).await;
     }
