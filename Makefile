@@ -113,8 +113,8 @@ selinux: setup build ## Volumes with an SELinux label, in a guest that has SELin
 	tests/selinux/run.sh $(firstword $(KERNELS))
 
 .PHONY: chaos
-chaos: setup build ## Random CSI calls against a model (a third of them in `make test`), and 64 lives at once (not there), in guests
-	$(BIN)/rds-vm run --kernel $(firstword $(KERNELS)) --timeout $(DEMO_TIMEOUT) -- $(BIN)/rds-scenario chaos
+chaos: setup build ## Random CSI calls against a model (SEED=N repeats them; a third as many in `make test`), and 64 lives at once (not there)
+	$(BIN)/rds-vm run --kernel $(firstword $(KERNELS)) --timeout $(DEMO_TIMEOUT) -- $(BIN)/rds-scenario chaos $(if $(SEED),--seed $(SEED))
 	$(BIN)/rds-vm run --kernel $(firstword $(KERNELS)) --timeout $(DEMO_TIMEOUT) \
 		--env RDS_HOST_SPEED=$$($(BIN)/rds-scenario speed) -- $(BIN)/rds-scenario churn
 
