@@ -12,12 +12,14 @@
 //! way to a violation is printed.
 #![allow(clippy::unwrap_used)]
 
-use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
-use std::hash::Hash;
 use std::time::Instant;
 
 use super::*;
+
+#[path = "attach_model_tables.rs"]
+mod tables;
+use tables::{Id, Said, Shown, Tables, host, key};
 
 const NODES: usize = 3;
 /// More epochs than a world ever knows of at one time.
@@ -93,164 +95,6 @@ struct World {
     connected: [Option<Id>; NODES],
     begins: u8,
     faults: u8,
-}
-
-type Id = u8;
-
-/// Values under numbers.
-struct Table<T> {
-    values: Vec<T>,
-    ids: HashMap<T, Id>,
-    /// The epochs that each names, a bit for each.
-    epochs: Vec<u64>,
-}
-
-impl<T: Clone + Eq + Hash> Table<T> {
-    fn new() -> Self {
-        Self { values: Vec::new(), ids: HashMap::new(), epochs: Vec::new() }
-    }
-
-    fn id(&mut self, value: T, epochs: impl FnOnce(&T) -> u64) -> Id {
-        if let Some(id) = self.ids.get(&value) {
-            return *id;
-        }
-        let id = Id::try_from(self.values.len()).unwrap();
-        self.epochs.push(epochs(&value));
-        self.values.push(value.clone());
-        self.ids.insert(value, id);
-        id
-    }
-}
-
-/// What a rule says.
-#[derive(Clone, Copy)]
-enum Said {
-    Change(Id),
-    Done(Option<Id>),
-    Refused,
-}
-
-type Shown = (Id, bool, Id);
-
-struct Tables {
-    hosts: RefCell<Table<HostNqn>>,
-    stages: RefCell<Table<Stage>>,
-    allows: RefCell<Table<String>>,
-    changes: RefCell<Table<Change>>,
-    /// By the text of a host NQN.
-    epochs: Vec<(String, u64)>,
-    /// The rules have no memory, so each question is asked once.
-    said: RefCell<HashMap<(Shown, Order, bool), Said>>,
-    settled: RefCell<HashMap<(Shown, [Claim; NODES]), bool>>,
-}
-
-fn key(n: usize) -> NodeKey {
-    NodeKey::of(&format!("n{n}").parse().unwrap())
-}
-
-/// The same name for the same number, so that equal worlds are equal.
-fn host(version: char, n: u8) -> HostNqn {
-    format!("nqn.2014-08.org.nvmexpress:uuid:00000000-0000-{version}000-8000-0000000000{n:02x}")
-        .parse()
-        .unwrap()
-}
-
-impl Tables {
-    fn new() -> Self {
-        let mut epochs = Vec::new();
-        for n in 0..EPOCHS {
-            epochs.push((host('4', n).host_id().to_string(), 1 << n));
-            for node in 0..NODES {
-                for arrival in 0..8 {
-                    let own = host('4', n).of_node(&format!("{}#{arrival}", key(node).short()));
-                    epochs.push((own.host_id().to_string(), 1 << n));
-                }
-            }
-        }
-        Self {
-            hosts: RefCell::new(Table::new()),
-            stages: RefCell::new(Table::new()),
-            allows: RefCell::new(Table::new()),
-            changes: RefCell::new(Table::new()),
-            epochs,
-            said: RefCell::default(),
-            settled: RefCell::default(),
-        }
-    }
-
-    fn epochs(&self, text: &str) -> u64 {
-        self.epochs.iter().filter(|(host, _)| text.contains(host)).map(|(_, bit)| bit).sum()
-    }
-
-    fn stage(&self, stage: &Stage) -> Id {
-        self.stages.borrow_mut().id(stage.clone(), |s| self.epochs(&format!("{s:?}")))
-    }
-
-    fn allow(&self, allow: String) -> Id {
-        self.allows.borrow_mut().id(allow, |a| self.epochs(a))
-    }
-
-    fn host(&self, host: HostNqn) -> Id {
-        self.hosts.borrow_mut().id(host, |h| self.epochs(h.as_str()))
-    }
-
-    /// The real rules, on what is shown.
-    fn decide(&self, shown: Shown, order: Order, setup: &Setup) -> Said {
-        let sound = setup.bug == Bug::None;
-        if let Some(said) = self.said.borrow().get(&(shown, order, sound)) {
-            return *said;
-        }
-        let said = match self.ask(shown, order, setup) {
-            Step::Change(c) => {
-                Said::Change(self.changes.borrow_mut().id(c, |c| self.epochs(&format!("{c:?}"))))
-            }
-            Step::Done(host) => Said::Done(host.map(|h| self.host(h))),
-            Step::Refused(_) => Said::Refused,
-        };
-        self.said.borrow_mut().insert((shown, order, sound), said);
-        said
-    }
-
-    fn ask(&self, shown: Shown, order: Order, setup: &Setup) -> Step<Option<HostNqn>> {
-        let (stages, allows) = (self.stages.borrow(), self.allows.borrow());
-        let (stage, exported) = (&stages.values[usize::from(shown.0)], shown.1);
-        let allow = allows.values[usize::from(shown.2)].as_str();
-        let closed = host('8', 0);
-        let some = |step| match step {
-            Step::Change(c) => Step::Change(c),
-            Step::Done(host) => Step::Done(Some(host)),
-            Step::Refused(why) => Step::Refused(why),
-        };
-        match order {
-            Order::Publish(n, epoch) => {
-                let request = Publish {
-                    node: key(n),
-                    sharing: setup.sharing,
-                    hosts: setup.hosts,
-                    may_share: MayShare::Yes,
-                    gated: true,
-                    limit: 300,
-                    now: 0,
-                    fresh: host('4', epoch),
-                    closed: closed.clone(),
-                };
-                // The mistake concerns a volume that nobody has.
-                let trusts = setup.bug == Bug::OpenBetween && *stage == Stage::Ready;
-                let allow = if trusts { closed.as_str() } else { allow };
-                some(publish(View { stage, exported, allow }, &request))
-            }
-            Order::Unpublish(n) => {
-                let departure = Departure::Unproven;
-                let request = Unpublish { node: Some(key(n)), departure, now: 0, closed };
-                let exported = exported && setup.bug != Bug::SkipExportOff;
-                match unpublish(View { stage, exported, allow }, &request) {
-                    Step::Change(c) => Step::Change(c),
-                    Step::Done(()) => Step::Done(None),
-                    Step::Refused(why) => Step::Refused(why),
-                }
-            }
-        }
-    }
 }
 
 /// What happened, for whoever reads the way to a violation.
