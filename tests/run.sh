@@ -115,7 +115,8 @@ test_programs() {
 import json, os, sys
 for line in sys.stdin:
     m = json.loads(line)
-    if m.get("executable") and m["profile"]["test"]:
+    # Not benches: they measure, which takes a machine that does nothing else.
+    if m.get("executable") and m["profile"]["test"] and m["target"]["kind"] != ["bench"]:
         print(os.path.dirname(m["manifest_path"]), m["target"]["kind"][0], m["executable"], sep="\t")
 ' >"$logs/programs"
 	[[ -s $logs/programs ]]
