@@ -20,7 +20,7 @@ use crate::metrics::labels::Attempt;
 
 use super::cause;
 use super::content::{self, Samples, Since, Verdict};
-use super::machine::{Action, ConnectFailure, Outcome};
+use super::machine::{Action, Attachment, ConnectFailure, Outcome};
 use super::portal::Portals;
 use super::shield::Terms;
 use super::{Content, SessionSpec, shield};
@@ -63,6 +63,10 @@ pub(super) async fn carry_out(action: Action, context: Context) -> Outcome {
     match action {
         Action::Connect => Outcome::Connected(connect(context).await),
         Action::AskTarget => Outcome::Asked(ask(&context.spec).await.and_then(refused)),
+        // No config of this version asks (`gate_after`).
+        Action::AskAttachment => {
+            Outcome::Attachment(Attachment::Unknown("nobody can be asked".into()))
+        }
         Action::Rescan(name) => {
             let nqn = context.spec.nqn;
             let rescan = move || Held::find(&name, nqn.as_str())?.map_or(Ok(()), |c| c.rescan());

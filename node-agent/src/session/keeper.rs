@@ -202,6 +202,9 @@ impl Keeper {
             keep_alive: u64::from(spec.keep_alive_tmo) * 1000,
             io_timeout: (spec.io_timeout_secs > 0).then_some(spec.io_timeout_secs * 1000),
             jitter: u64::from(crc32fast::hash(volume.as_str().as_bytes())),
+            shared: false,
+            // Nobody can be asked yet.
+            gate_after: None,
         };
         let mut machine = Machine::new(config, shared.millis(Instant::now()));
         let lingering = self.inner.lingering.lock().unwrap_or_else(PoisonError::into_inner);

@@ -19,6 +19,7 @@
 //! reports its outcome; while an action is under way no other is asked for.
 
 mod decide;
+mod gate;
 mod vocabulary;
 
 use rds_csi_proto::agent::State;
@@ -27,8 +28,8 @@ use crate::kernel::DeviceNumber;
 use crate::kernel::sysfs::{Controller, ControllerState, Namespace};
 
 pub use vocabulary::{
-    Action, Change, Config, ConnectFailure, Event, Millis, Observation, Outcome, PortalSeen,
-    ShieldSeen,
+    Action, Attachment, Change, Config, ConnectFailure, Event, Millis, Observation, Outcome,
+    PortalSeen, ShieldSeen,
 };
 
 /// First pause after a failed connection attempt; doubles with each further one.
@@ -100,6 +101,7 @@ pub struct Machine {
     fail_at: Millis,
     /// The controller deleted last, and until when it is not to be deleted again.
     deleted: Option<(String, Millis)>,
+    gate: gate::Gate,
     /// Where it goes if unstage is refused: what forbids connecting still does then.
     after_drain: Option<(State, String)>,
     outages: u32,
@@ -144,6 +146,7 @@ impl Machine {
             failing_io: false,
             fail_at: 0,
             deleted: None,
+            gate: gate::Gate::default(),
             after_drain: None,
             outages: 0,
             last_outage: 0,
@@ -261,7 +264,7 @@ impl Machine {
             Action::Delete(name) | Action::GiveUp(name) => {
                 self.deleted = Some((name.clone(), now + REPEAT_EVERY))
             }
-            Action::Rescan(_) | Action::FailIo | Action::AskTarget => {}
+            Action::Rescan(_) | Action::FailIo | Action::AskTarget | Action::AskAttachment => {}
         }
         Some(action)
     }
@@ -340,6 +343,7 @@ impl Machine {
                 self.reason = why;
             }
             Outcome::Asked(answer) => self.answered(answer),
+            Outcome::Attachment(answer) => self.gate_answered(answer, now),
         }
     }
 

@@ -8,7 +8,8 @@ use std::rc::Rc;
 use rds_csi_proto::agent::State;
 use rds_node_agent::kernel::sysfs::ControllerState;
 use rds_node_agent::session::machine::{
-    Action, Config, Event, Machine, Millis, Observation, Outcome, PortalSeen, ShieldSeen,
+    Action, Attachment, Config, Event, Machine, Millis, Observation, Outcome, PortalSeen,
+    ShieldSeen,
 };
 
 use crate::clock::Due;
@@ -377,6 +378,7 @@ impl Sim {
             Outcome::Connected(Err(f)) | Outcome::Asked(Some(f)) if f.host_refused => {
                 self.fenced |= self.was_live;
             }
+            Outcome::Attachment(Attachment::Gone(_)) => self.fenced = true,
             Outcome::Mapped(_) => self.flow_seen = self.w.now(),
             _ => {}
         }

@@ -30,6 +30,8 @@ pub(crate) fn appliance_reboots(seed: u64) -> Result<Fleet, String> {
                 keep_alive: 5_000,
                 io_timeout: None,
                 jitter: volume,
+                shared: false,
+                gate_after: None,
             };
             let world = World::new(Rng::new(rng.next()), 5_000, gives_up, false);
             Sim::new(world, config, gate.clone())

@@ -30,6 +30,8 @@ pub(crate) fn run(seed: u64, loud: bool) -> Report {
         keep_alive,
         io_timeout: rng.pick(&[None, None, Some(1_000), Some(10_000), Some(60_000)]),
         jitter: rng.next(),
+        shared: false,
+        gate_after: rng.pick(&[None, Some(1_000), Some(60_000)]),
     };
     let gives_up = rng.chance(50);
     if loud {

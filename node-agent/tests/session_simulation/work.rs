@@ -2,7 +2,7 @@
 //! abandoned at its deadline goes on in the kernel.
 
 use rds_node_agent::kernel::sysfs::ControllerState;
-use rds_node_agent::session::machine::{Action, ConnectFailure, Millis, Outcome};
+use rds_node_agent::session::machine::{Action, Attachment, ConnectFailure, Millis, Outcome};
 
 use crate::clock::Due;
 use crate::driver::Sim;
@@ -63,6 +63,17 @@ impl Sim {
             Action::AskTarget => {
                 let pause = self.w.rng.lasts(20, 5_000, self.trouble.slow);
                 self.w.clock.after(pause, Due::Answer(token));
+            }
+            Action::AskAttachment => {
+                let pause = self.w.rng.lasts(20, 5_000, self.trouble.slow);
+                let answer = if !self.w.target.admits {
+                    Attachment::Gone("it was taken away".into())
+                } else if self.w.rng.chance(3) {
+                    Attachment::Unknown("no API server".into())
+                } else {
+                    Attachment::Exists
+                };
+                self.ends(pause, Outcome::Attachment(answer));
             }
         }
     }

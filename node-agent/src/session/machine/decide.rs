@@ -4,6 +4,7 @@ use rds_csi_proto::agent::State;
 
 use crate::kernel::sysfs::{Controller, ControllerState, Namespace};
 
+use super::gate::Pass;
 use super::{Action, Machine, Millis, Observation, PortalSeen};
 
 /// Pause between two rescans of a live controller without its namespace.
@@ -69,7 +70,7 @@ impl Machine {
         match ours.first() {
             Some(c) if c.state == ControllerState::Live => match &c.namespace {
                 Some(namespace) => {
-                    let action = self.with_namespace(namespace, seen, now);
+                    let action = self.with_namespace(c, namespace, seen, now);
                     if self.state == State::Live {
                         self.live_on = Some((c.name.clone(), c.cntlid.clone()));
                     }
@@ -92,6 +93,7 @@ impl Machine {
 
     fn with_namespace(
         &mut self,
+        controller: &Controller,
         namespace: &Namespace,
         seen: &Observation,
         now: Millis,
@@ -127,7 +129,14 @@ impl Machine {
         let fresh = now.saturating_sub(seen.taken_at) <= FRESH;
         let old_writes_gone =
             first || (held.is_some() && fresh) || new_export || now >= self.old_writes_until;
-        (old_writes_gone && now >= self.map_at).then(|| Action::Map(namespace.clone()))
+        if !old_writes_gone || now < self.map_at {
+            return None;
+        }
+        match self.gate(controller, first, now) {
+            Pass::Open => Some(Action::Map(namespace.clone())),
+            Pass::Ask => Some(Action::AskAttachment),
+            Pass::Closed => None,
+        }
     }
 
     /// The kernel is at it. Whether it can succeed only the target knows.
@@ -202,6 +211,10 @@ impl Machine {
         }
         if self.state != State::Backoff {
             self.lose(State::Lost, "no controller", now);
+        }
+        // An export that stays away may be one that was taken from us.
+        if self.should_ask_while_away(now) {
+            return Some(Action::AskAttachment);
         }
         (now >= self.retry_at).then_some(Action::Connect)
     }

@@ -51,8 +51,25 @@ impl Story {
             keep_alive: KEEP_ALIVE,
             io_timeout: None,
             jitter: 7,
+            shared: false,
+            gate_after: None,
         };
         Self { machine: Machine::new(config, 0), now: 0 }
+    }
+
+    /// The same as [`Self::live`], where the attachment can be asked for.
+    fn gated(shared: bool) -> Self {
+        let mut story = Self::live();
+        story.machine.config.shared = shared;
+        story.machine.config.gate_after = Some(60_000);
+        story
+    }
+
+    /// The controller goes; after this long another is made, and its old writes are gone.
+    fn comes_back_after(&mut self, ms: Millis) -> Option<Action> {
+        assert_eq!(self.sees(&[], Some(shield(1, false))), Some(Action::Connect));
+        self.wait(ms).done(Outcome::Connected(Ok(())));
+        self.sees(&[&another()], Some(shield(1, false)))
     }
 
     fn sees(&mut self, controllers: &[&Controller], shield: Option<ShieldSeen>) -> Option<Action> {
@@ -661,4 +678,111 @@ fn of_two_live_controllers_the_one_that_carries_the_io_is_kept() {
     let by_hand = controller(ControllerState::Live, Some(namespace(2, "w1")));
     let action = story.sees(&[&by_hand, &ours], Some(shield(1, true)));
     assert_eq!(action, Some(Action::Delete("nvme0".into())), "not the one in use");
+}
+
+fn another() -> Controller {
+    Controller {
+        name: "nvme1".into(),
+        cntlid: "2".into(),
+        ..controller(ControllerState::Live, Some(namespace(2, "w1")))
+    }
+}
+
+#[test]
+fn a_short_loss_of_an_exclusive_volume_asks_nobody() {
+    let mut story = Story::gated(false);
+    assert_eq!(story.comes_back_after(20_000), Some(Action::Map(namespace(2, "w1"))));
+}
+
+#[test]
+fn after_a_long_loss_the_attachment_is_asked_for_on_the_new_connection() {
+    let mut story = Story::gated(false);
+    assert_eq!(story.comes_back_after(61_000), Some(Action::AskAttachment));
+    story.done(Outcome::Attachment(Attachment::Exists));
+    let back = story.sees(&[&another()], Some(shield(1, false)));
+    assert_eq!(back, Some(Action::Map(namespace(2, "w1"))));
+
+    // An answer that is old, or of an earlier connection, counts for nothing.
+    let mut story = Story::gated(false);
+    story.comes_back_after(61_000);
+    story.done(Outcome::Attachment(Attachment::Exists));
+    let third = Controller { cntlid: "3".into(), ..another() };
+    let back = story.sees(&[&third], Some(shield(1, false)));
+    assert_eq!(back, Some(Action::AskAttachment));
+    story.done(Outcome::Attachment(Attachment::Exists));
+    let back = story.wait(11_000).sees(&[&third], Some(shield(1, false)));
+    assert_eq!(back, Some(Action::AskAttachment));
+}
+
+#[test]
+fn an_attachment_that_is_gone_fences() {
+    for shared in [false, true] {
+        let mut story = Story::gated(shared);
+        assert_eq!(story.comes_back_after(61_000), Some(Action::AskAttachment));
+        story.done(Outcome::Attachment(Attachment::Gone("it was deleted".into())));
+        assert_eq!(story.machine.state(), State::Fenced);
+        // Its queue is failed, and nothing is given back.
+        assert_eq!(story.sees(&[&another()], Some(shield(1, false))), Some(Action::FailIo));
+        story.done(Outcome::FailedIo(Ok(())));
+        let failing = ShieldSeen { queueing: false, ..shield(1, false) };
+        let next = story.sees(&[&another()], Some(failing));
+        assert_eq!(next, Some(Action::Delete("nvme1".into())));
+    }
+}
+
+#[test]
+fn what_nobody_knows_keeps_a_shared_volume_waiting_and_no_other() {
+    let unknown = || Outcome::Attachment(Attachment::Unknown("no API server".into()));
+    let mut story = Story::gated(false);
+    story.comes_back_after(61_000);
+    story.done(unknown());
+    let back = story.sees(&[&another()], Some(shield(1, false)));
+    assert_eq!(back, Some(Action::Map(namespace(2, "w1"))));
+
+    // A shared one is asked for however short the loss, and again and again.
+    let mut story = Story::gated(true);
+    assert_eq!(story.comes_back_after(7_000), Some(Action::AskAttachment));
+    for _ in 0..20 {
+        story.done(unknown());
+        assert_eq!(story.sees(&[&another()], Some(shield(1, false))), None);
+        assert!(story.machine.reason().contains("no API server"));
+        let next = story.wait(5_000).sees(&[&another()], Some(shield(1, false)));
+        assert_eq!(next, Some(Action::AskAttachment));
+    }
+    story.done(Outcome::Attachment(Attachment::Exists));
+    let back = story.sees(&[&another()], Some(shield(1, false)));
+    assert_eq!(back, Some(Action::Map(namespace(2, "w1"))));
+}
+
+#[test]
+fn an_export_that_stays_away_is_asked_about_now_and_then() {
+    let mut story = Story::gated(false);
+    let refused = ConnectFailure {
+        reason: "no such subsystem".into(),
+        port_closed: false,
+        host_refused: false,
+    };
+    assert_eq!(story.sees(&[], Some(shield(1, false))), Some(Action::Connect));
+    let (mut asked, mut tried) = (Vec::new(), 0);
+    for _ in 0..1_500 {
+        story.wait(100);
+        match story.sees(&[], Some(shield(1, false))) {
+            Some(Action::Connect) => {
+                tried += 1;
+                story.done(Outcome::Connected(Err(refused.clone())));
+            }
+            Some(Action::AskAttachment) => {
+                asked.push(story.now);
+                story.done(Outcome::Attachment(Attachment::Exists));
+            }
+            other => assert_eq!(other, None),
+        }
+        if tried == 0 {
+            story.done(Outcome::Connected(Err(refused.clone())));
+            tried = 1;
+        }
+    }
+    // In 150 s: after 60, 90 and 120, and it is tried all the while.
+    assert!((3..=4).contains(&asked.len()) && asked[0] >= 60_000, "{asked:?}");
+    assert!(tried > 50, "{tried}");
 }

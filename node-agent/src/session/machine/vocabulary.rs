@@ -21,6 +21,24 @@ pub struct Config {
     pub io_timeout: Option<Millis>,
     /// Spreads the retries of many volumes; any number.
     pub jitter: u64,
+    /// Whether other nodes connect as the same host: then a connection that succeeds proves
+    /// nothing of this node's claim to the volume.
+    pub shared: bool,
+    /// Outage after which the session is not given back before it is known that its
+    /// attachment still exists; `None` if there is nobody who could know. A shared volume is
+    /// never given back without.
+    pub gate_after: Option<Millis>,
+}
+
+/// What is known of the attachment under which the volume was staged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Attachment {
+    /// It is there, complete, and not being ended.
+    Exists,
+    /// It is not, or is being ended, or is another one by now.
+    Gone(String),
+    /// Nobody could say, and why.
+    Unknown(String),
 }
 
 /// The shield's device as device-mapper shows it.
@@ -100,6 +118,8 @@ pub enum Outcome {
     FailedIo(Result<(), String>),
     /// Why the target refuses us, if it said that it does.
     Asked(Option<ConnectFailure>),
+    /// What became of the attachment.
+    Attachment(Attachment),
 }
 
 /// Why there is no controller.
@@ -130,6 +150,8 @@ pub enum Action {
     FailIo,
     /// Ask the target whether it would admit us; changes nothing.
     AskTarget,
+    /// Ask whether the attachment still exists.
+    AskAttachment,
 }
 
 /// A change of state, for the history.
