@@ -14,7 +14,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-steps=(fmt clippy deny hosts unit appliance sanity+packages guest)
+steps=(fmt clippy deny hosts unit appliance sanity+packages+guest)
 kernels=${KERNELS:-6.1}
 guest_timeout=${GUEST_TIMEOUT:-2000}
 target=${CARGO_TARGET_DIR:-target}
@@ -157,11 +157,27 @@ step_unit() {
 	tally "$ok" "$bad"
 }
 
+# Two guests run at a time: an emulated processor is one of the host's.
+in_turn() { # COMMAND...
+	local turn fd status=0
+	while :; do
+		for turn in 1 2; do
+			exec {fd}>"$logs/turn-$turn"
+			if flock --nonblock "$fd"; then
+				"$@" {fd}>&- || status=$?
+				exec {fd}>&-
+				return "$status"
+			fi
+			exec {fd}>&-
+		done
+		sleep 1
+	done
+}
 in_guest() { # KERNEL LIMIT [FLAG OF rds-vm...] -- COMMAND...
 	local kernel=$1 limit=$2
 	shift 2
 	# The boot, and fetching a kernel the first time, are not in rds-vm's own limit.
-	timeout -k 30 $((limit + 600)) \
+	in_turn timeout -k 30 $((limit + 600)) \
 		"$target/debug/rds-vm" run --kernel "$kernel" --timeout "$limit" "$@"
 }
 prepared() { # binaries, and the kernels that guests boot
@@ -220,7 +236,7 @@ step_appliance() {
 # The dev build, since it is there: an optimised one takes many minutes.
 step_packages() {
 	prepared || return 0
-	PROFILE=dev scenario_lines timeout -k 30 1500 tests/packages.sh "${kernels%% *}"
+	PROFILE=dev scenario_lines in_turn timeout -k 30 1500 tests/packages.sh "${kernels%% *}"
 }
 
 # Runs something that prints `ok NAME` and `FAILED NAME`, shows those lines as they come.
@@ -228,7 +244,7 @@ scenario_lines() {
 	local part status=0 ok bad
 	part=$(mktemp)
 	{ "$@" 2>&1 </dev/null || echo "exit status $?" >"$part.status"; } | tee "$part" |
-		tee -a "$log" | { grep --line-buffered -E '^(ok|FAILED) ' || true; } | sed -u 's/^/    /'
+		tee -a "$log" | { grep --line-buffered -E '^(ok|FAILED) ' || true; } | sed -u "s/^/    ${beside:+$step: }/"
 	[[ ! -e $part.status ]] || status=$(sed 's/exit status //' "$part.status")
 	read -r ok bad < <(count_lines "$part")
 	rm -f "$part" "$part.status"
@@ -243,7 +259,7 @@ step_crash() { # The part of the step `guest` that kills the agent, by itself.
 	prepared || return 0
 	scenario_lines in_guest "${kernels%% *}" "$guest_timeout" -- "$target/debug/rds-scenario" crash
 }
-# Two boots at a time: an emulated processor is one of the host's.
+# Beside each other.
 both_parts() { # KERNEL
 	local part parts=() status=0
 	for part in life faults; do
@@ -298,14 +314,15 @@ run_step() { # NAME
 	(($(failures) > 0)) || verdict=good
 	echo "   $step: $verdict in $((SECONDS - began)) s"
 }
+beside=
 for step in "${steps[@]}"; do
 	if [[ $step != *+* ]]; then
 		run_step "$step"
 		continue
 	fi
-	# Guests beside each other: an emulated processor is one of the host's. What they need is
-	# built before, not under them.
+	# What their guests need is built before, not under them.
 	prepared || continue
+	beside=1
 	for part in ${step//+/ }; do
 		# In a subshell, which must not tell the result at its end.
 		(
@@ -317,5 +334,6 @@ for step in "${steps[@]}"; do
 		} &
 	done
 	wait
+	beside=
 done
 complete=1
