@@ -148,7 +148,15 @@ async fn errors_of_the_past_and_read_only_volumes_are_no_fault() {
     let name = host.sessions.device().path.file_name().unwrap().to_owned();
     let sysfs = Path::new("/sys/fs/ext4").join(name);
     fs::write(sysfs.join("trigger_fs_error"), "a test").unwrap();
-    assert_ne!(fs::read_to_string(sysfs.join("errors_count")).unwrap().trim(), "0");
+    // The kernel counts it a moment later, in a work of its own.
+    let counted = || fs::read_to_string(sysfs.join("errors_count")).unwrap().trim() != "0";
+    for _ in 0..200 {
+        if counted() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(counted());
     let sound = host.stats(&host.path("target")).await.unwrap().volume_condition.unwrap();
     assert!(!sound.abnormal, "{sound:?}");
     host.publish("another", capability, false).await.unwrap();
