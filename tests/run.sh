@@ -14,7 +14,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-steps=(fmt clippy deny hosts unit appliance sanity+packages+guest)
+steps=(fmt clippy deny hosts unit appliance guest+packages+sanity)
 kernels=${KERNELS:-6.1}
 guest_timeout=${GUEST_TIMEOUT:-2000}
 target=${CARGO_TARGET_DIR:-target}
@@ -262,7 +262,7 @@ step_crash() { # The part of the step `guest` that kills the agent, by itself.
 # Beside each other.
 both_parts() { # KERNEL
 	local part parts=() status=0
-	for part in life faults; do
+	for part in faults life; do
 		in_guest "$1" "$guest_timeout" -- tests/in-guest.sh "$target/debug" "$part" &
 		parts+=($!)
 	done
