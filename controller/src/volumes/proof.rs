@@ -115,13 +115,17 @@ impl Volumes {
     async fn off(&self, item: &DiskItem, tag: &OwnerTag) -> Result<Option<String>, Error> {
         // Nobody on record: what was recorded so was seen to be off.
         let Stage::Attached(held) = &tag.stage else { return Ok(None) };
-        let Ok(nqn) = item.nqn.parse::<Nqn>() else { return Ok(None) };
         if self.proof.when == ProveOff::Never {
             return Ok(None);
         }
         let portal = self.portal(None, item).await?.socket_addr();
         let host = held.host_of(&held.node);
-        Ok(match self.proof.ask(portal, nqn, host).await {
+        // A name that cannot be asked for proves nothing.
+        let answer = match item.nqn.parse::<Nqn>() {
+            Ok(nqn) => self.proof.ask(portal, nqn, host).await,
+            Err(e) => (Seen::Unknown, e.to_string()),
+        };
+        Ok(match answer {
             (Seen::Off, _) => None,
             (Seen::On, why) => Some(why),
             (Seen::Unknown, why) if self.proof.when == ProveOff::Always => Some(why),
