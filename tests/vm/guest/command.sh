@@ -23,6 +23,16 @@ $bb mkfifo /run/rds-vm/out
 $bb cat /run/rds-vm/out >"$port" &
 exec 3>/run/rds-vm/out
 
+# The link to a guest beside this one, by its address: udev may rename it.
+if [ -n "$RDS_VM_LINK" ]; then
+	/sbin/modprobe virtio_net && /bin/udevadm settle --timeout=60
+	for name in /sys/class/net/*; do
+		case $(cat "$name/address") in 52:54:00:98:00:*) link=${name##*/} ;; esac
+	done
+	[ -n "$link" ] || fail "no link to the other guest"
+	$bb ifconfig "$link" "$RDS_VM_LINK" netmask 255.255.255.0 up || fail "setting $link up"
+fi
+
 # Before the host ends a run that hangs: who is blocked, and where, for the console log.
 ( sleep "$BLOCKED_AFTER"; note "the deadline is near; blocked tasks:"; echo w >/proc/sysrq-trigger ) 3>&- &
 # From here on the console tells what nvme and dm say.

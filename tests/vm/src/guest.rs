@@ -57,7 +57,7 @@ pub(crate) fn run(
 ) -> Result<Ending> {
     let (mut stream, port) =
         UnixStream::pair().context("creating a socket pair for the guest's output")?;
-    devices.add(&mut command, OwnedFd::from(port));
+    devices.add(&mut command, OwnedFd::from(port))?;
     let started = Instant::now();
     let _running = Running::start(command)?;
 

@@ -6,7 +6,8 @@
 //! [`choose`] which kernel package, [`kernels`] fetches and unpacks it, [`accel`] finds out
 //! whether KVM works, [`initramfs`] (by [`cpio`], [`quote`]) packs the guest's init and the
 //! job, [`qemu`] is the machine, [`guest`] (by [`stream`]) sees it through to its end,
-//! [`console`] tells what its kernel said. [`layout`] knows where files are, [`command`]
+//! [`console`] tells what its kernel said. [`peer`] is a second guest beside it.
+//! [`layout`] knows where files are, [`command`]
 //! runs other programs, [`run`] ties it together.
 
 mod accel;
@@ -18,6 +19,7 @@ mod guest;
 mod initramfs;
 mod kernels;
 mod layout;
+mod peer;
 mod qemu;
 mod quote;
 mod run;
@@ -34,7 +36,7 @@ use crate::accel::Accel;
 use crate::choose::Series;
 use crate::initramfs::Init;
 use crate::layout::Layout;
-use crate::run::{Multipath, Request, STATUS_NO_GUEST, Until};
+use crate::run::{Beside, Multipath, Request, STATUS_NO_GUEST, Until};
 
 /// Runs a command as root under a real Linux kernel, in a virtual machine that sees this
 /// machine's files (read only, with an overlay in memory).
@@ -104,6 +106,15 @@ struct RunArgs {
     /// KVM or emulation [default: KVM if it boots a kernel, tried once]
     #[arg(long, value_enum, env = "RDS_VM_ACCEL")]
     accel: Option<Accel>,
+    /// Boots a second guest beside this one, in which a shell runs this command
+    ///
+    /// The two have a link of their own: here 10.98.0.1, there 10.98.0.2. It writes its results
+    /// to /results/peer, and ends with this guest.
+    #[arg(long, value_name = "COMMAND", conflicts_with = "plugin")]
+    peer: Option<String>,
+    /// This is the second guest, and standard input its end of the link
+    #[arg(long, hide = true, conflicts_with = "peer")]
+    linked: bool,
     /// Emulate with this QEMU plugin, FILE[,ARGUMENT=VALUE...]; see tests/profile
     #[arg(long, value_name = "PLUGIN", conflicts_with = "accel")]
     plugin: Option<String>,
@@ -178,5 +189,10 @@ fn request(args: RunArgs) -> Request {
         init: if args.systemd { Init::Systemd } else { Init::Script },
         until: if args.until_shutdown { Until::Shutdown } else { Until::Exit },
         scratch: args.scratch,
+        beside: match (args.peer, args.linked) {
+            (Some(command), _) => Beside::Second(command),
+            (None, true) => Beside::First,
+            (None, false) => Beside::Nobody,
+        },
     }
 }

@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context, Result};
 
 use crate::accel::Accel;
+use crate::peer::End;
 use crate::quote::qemu;
 
 const PROGRAM: &str = "qemu-system-x86_64";
@@ -37,6 +38,8 @@ pub(crate) struct Machine<'a> {
 pub(crate) struct Devices<'a> {
     pub(crate) scratch: &'a Path,
     pub(crate) results: &'a Path,
+    /// To the guest beside this one.
+    pub(crate) link: Option<&'a End>,
 }
 
 impl Machine<'_> {
@@ -63,7 +66,7 @@ impl Machine<'_> {
 impl Devices<'_> {
     /// The guest's port is the process's standard output: a descriptor needs no path that
     /// two runs could share, and none that is too long for a socket.
-    pub(crate) fn add(&self, command: &mut Command, port: OwnedFd) {
+    pub(crate) fn add(&self, command: &mut Command, port: OwnedFd) -> Result<()> {
         let share = |name: &str, path: &Path, more: &str| {
             format!(
                 "local,path={},mount_tag={name},security_model=none,multidevs=remap{more}",
@@ -80,6 +83,13 @@ impl Devices<'_> {
         command.args(["-device", "virtio-serial-pci", "-chardev", "socket,id=out,fd=1"]);
         command.args(["-device", "virtserialport,chardev=out,name=rds.out"]);
         command.stdout(Stdio::from(port));
+        if let Some(end) = self.link {
+            command.stdin(end.stdin()?).args(["-netdev", "socket,id=link,fd=0"]);
+            // Without a ROM: nothing boots from it, and the file is another package's.
+            let device = format!("virtio-net-pci,netdev=link,romfile=,mac={}", end.place.mac());
+            command.args(["-device", &device]);
+        }
+        Ok(())
     }
 }
 

@@ -13,6 +13,7 @@ use crate::choose::Series;
 use crate::guest::{self, BOOT_DEADLINE, Ending};
 use crate::initramfs::{self, Init, Job};
 use crate::layout::{self, Layout};
+use crate::peer::{End, Peer};
 use crate::qemu::{Devices, Machine};
 use crate::{command, console, kernels};
 
@@ -41,7 +42,7 @@ pub(crate) enum Multipath {
 }
 
 impl Multipath {
-    fn letter(self) -> &'static str {
+    pub(crate) fn letter(self) -> &'static str {
         match self {
             Self::Y => "Y",
             Self::N => "N",
@@ -68,6 +69,17 @@ pub(crate) struct Request {
     pub(crate) until: Until,
     /// Keeps the guest's scratch disk under this name.
     pub(crate) scratch: Option<PathBuf>,
+    pub(crate) beside: Beside,
+}
+
+/// Another guest on a link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Beside {
+    Nobody,
+    /// Boots one, for this shell command.
+    Second(String),
+    /// Was booted as one.
+    First,
 }
 
 /// What ends a run well.
@@ -92,7 +104,15 @@ pub(crate) fn run(layout: &Layout, request: &Request) -> Result<u8> {
     };
     let (log, results) = outputs(layout, request)?;
     let token = fs::read_to_string("/proc/sys/kernel/random/uuid").context("reading a token")?;
-    let environment = environment(request);
+    let (mut peer, link) = match &request.beside {
+        Beside::Nobody => (None, None),
+        Beside::First => (None, Some(End::of_second()?)),
+        Beside::Second(command) => {
+            let (peer, end) = Peer::start(layout, request, command, accel, &log, &results)?;
+            (Some(peer), Some(end))
+        }
+    };
+    let environment = environment(request, link.as_ref());
     let job = Job {
         token: token.trim(),
         init: request.init,
@@ -128,7 +148,7 @@ pub(crate) fn run(layout: &Layout, request: &Request) -> Result<u8> {
         kernel_arguments: &kernel_arguments,
         plugin: request.plugin.as_deref(),
     };
-    let devices = Devices { scratch: &scratch, results: &results };
+    let devices = Devices { scratch: &scratch, results: &results, link: link.as_ref() };
     eprintln!(
         "rds-vm: kernel {} ({accel:?}), nvme_core.multipath={multipath}, console in {}",
         kernel.release,
@@ -152,14 +172,18 @@ pub(crate) fn run(layout: &Layout, request: &Request) -> Result<u8> {
             None => break ending,
         }
     };
-    Ok(match (request.until, ending) {
+    let status = match (request.until, ending) {
         (Until::Shutdown, Ending::Died) => 0,
         (Until::Shutdown, Ending::Exit(status)) => {
             eprintln!("rds-vm: the command ended with {status} and shut nothing down");
             1
         }
         (_, ending) => report(&ending, &log, request.timeout),
-    })
+    };
+    if let Some(peer) = &mut peer {
+        peer.report(status == 0);
+    }
+    Ok(status)
 }
 
 fn working_directory() -> Result<PathBuf> {
@@ -184,7 +208,7 @@ fn outputs(layout: &Layout, request: &Request) -> Result<(PathBuf, PathBuf)> {
     Ok((log, results))
 }
 
-fn environment(request: &Request) -> Vec<(String, String)> {
+fn environment(request: &Request, link: Option<&End>) -> Vec<(String, String)> {
     let series = request.series.to_string();
     let ours = [
         ("PATH", GUEST_PATH),
@@ -195,7 +219,8 @@ fn environment(request: &Request) -> Vec<(String, String)> {
         ("RDS_VM_RESULTS", "/results"),
     ];
     let ours = ours.map(|(name, value)| (name.to_owned(), value.to_owned()));
-    ours.into_iter().chain(request.environment.iter().cloned()).collect()
+    let link = link.map(|end| ("RDS_VM_LINK".to_owned(), end.place.address()));
+    ours.into_iter().chain(link).chain(request.environment.iter().cloned()).collect()
 }
 
 /// Makes way for another attempt: the command has not started, so nothing was lost.
