@@ -12,6 +12,7 @@ use rds_csi_proto::ids::{NodeName, RdsName};
 
 pub(crate) use self::url::user_name;
 pub use self::url::{RdsUrl, Scheme};
+use crate::kubernetes::KubernetesArgs;
 use crate::orphans::OrphanArgs;
 use crate::rules::owner::ClusterId;
 use crate::rules::path::AppliancePath;
@@ -19,8 +20,7 @@ use crate::rules::topology::Segment;
 
 /// CSI controller for a MikroTik ROSE Data Server (RDS), over NVMe/TCP.
 ///
-/// Kubernetes features (leader election, PV annotations, Events) are not active in this
-/// version, with or without --no-kubernetes: run one replica.
+/// In Kubernetes several replicas may run: one leads, and the others stand by.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "rds-csi-controller", version)]
 pub struct Args {
@@ -139,7 +139,10 @@ pub struct Args {
     #[command(flatten)]
     pub orphans: OrphanArgs,
 
-    /// Do not use the Kubernetes API
+    #[command(flatten)]
+    pub kubernetes: KubernetesArgs,
+
+    /// Do not use the Kubernetes API: no leader is elected, so run one controller
     #[arg(
         long,
         env = "RDS_CSI_NO_KUBERNETES",

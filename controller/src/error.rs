@@ -143,6 +143,9 @@ pub enum Error {
         /// Why not.
         cause: String,
     },
+    /// Another replica answers this.
+    #[error("{0}: this controller is not the leader; try again")]
+    Standby(&'static str),
     /// A call that this version does not have.
     #[error("{0} is not implemented by this version")]
     NotImplemented(&'static str),
@@ -168,6 +171,7 @@ impl Error {
             Self::NotConfirmed { .. }
             | Self::HalfDone { .. }
             | Self::Resolve { .. }
+            | Self::Standby(_)
             | Self::Unknown { .. } => Code::Unavailable,
             Self::NoTopology(_) => Code::ResourceExhausted,
             Self::Token(_) => Code::Aborted,
@@ -188,6 +192,7 @@ impl Error {
                 A::Unreachable { .. }
                 | A::Ambiguous { .. }
                 | A::BadAnswer { .. }
+                | A::NotLeading { .. }
                 | A::Queue { .. } => Code::Unavailable,
                 A::Unauthorized { .. } => Code::Unauthenticated,
                 A::PolicyMissing { .. } => Code::PermissionDenied,
@@ -246,6 +251,8 @@ mod tests {
             (Error::StillRunning { rpc: "x", seconds: 1 }, Code::DeadlineExceeded),
             (Error::NotConfirmed { what: s(), seconds: 1 }, Code::Unavailable),
             (Error::NotImplemented("x"), Code::Unimplemented),
+            (Error::Standby("x"), Code::Unavailable),
+            (appliance(ApplianceError::NotLeading { action: s() }), Code::Unavailable),
             (Error::NoTopology(s()), Code::ResourceExhausted),
             (Error::Token(s()), Code::Aborted),
             (appliance(ApplianceError::Unreachable { host: s(), cause: s() }), Code::Unavailable),

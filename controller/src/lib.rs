@@ -15,6 +15,7 @@ pub mod credentials;
 mod csi;
 pub mod error;
 mod fleet;
+mod kubernetes;
 pub mod logging;
 pub mod metrics;
 mod operations;

@@ -1,8 +1,10 @@
-//! Numbers for Prometheus, on `/metrics`; `/healthz` says that the process runs.
+//! Numbers for Prometheus, on `/metrics`; `/healthz` says that the process runs,
+//! `/readyz` whether it leads or stands by.
 //!
 //! A scrape never touches the appliance: it shows what the last requests found.
 
 mod readings;
+mod role;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,12 +14,15 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::readings::Readings;
+pub(crate) use self::role::Role;
 use crate::volumes::Attachments;
 
 /// From a quick read to the longest request, in seconds.
@@ -31,6 +36,8 @@ pub struct Metrics {
     appliance: HistogramVec,
     errors: IntCounterVec,
     up: IntGaugeVec,
+    leader: IntGauge,
+    role: watch::Sender<Role>,
     readings: Readings,
     attachments: Arc<Attachments>,
 }
@@ -70,12 +77,18 @@ impl Metrics {
                 ),
                 &["rds"],
             )?,
+            leader: IntGauge::new(
+                "rds_csi_leader",
+                "1 if this replica leads, or is alone; 0 while another one does",
+            )?,
+            role: watch::Sender::new(Role::Unknown),
             readings: Readings::default(),
         };
         metrics.registry.register(Box::new(metrics.rpc.clone()))?;
         metrics.registry.register(Box::new(metrics.appliance.clone()))?;
         metrics.registry.register(Box::new(metrics.errors.clone()))?;
         metrics.registry.register(Box::new(metrics.up.clone()))?;
+        metrics.registry.register(Box::new(metrics.leader.clone()))?;
         metrics.registry.register(Box::new(metrics.readings.clone()))?;
         Ok(metrics)
     }
@@ -102,6 +115,20 @@ impl Metrics {
         self.up.with_label_values(&[rds]).set(i64::from(up));
     }
 
+    /// What this replica is, among several.
+    pub(crate) fn role(&self) -> watch::Receiver<Role> {
+        self.role.subscribe()
+    }
+
+    pub(crate) fn set_role(&self, role: Role) {
+        self.leader.set(i64::from(matches!(role, Role::Alone | Role::Leading)));
+        self.role.send_if_modified(|now| {
+            let differs = *now != role;
+            *now = role;
+            differs
+        });
+    }
+
     pub(crate) fn readings(&self) -> &Readings {
         &self.readings
     }
@@ -118,9 +145,12 @@ pub(crate) async fn serve(listener: TcpListener, metrics: Arc<Metrics>, stop: Ca
     let scrape = |State(metrics): State<Arc<Metrics>>| async move {
         metrics.text().map_err(|e| (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))
     };
+    let ready =
+        |State(metrics): State<Arc<Metrics>>| async move { metrics.role().borrow().ready() };
     let router = Router::new()
         .route("/metrics", get(scrape))
         .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
         .with_state(metrics);
     let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
     if let Err(e) = served {

@@ -24,58 +24,72 @@ use crate::config::{Args, DEFAULT_CLUSTER};
 use crate::credentials::CredentialsDir;
 use crate::csi::Service;
 use crate::fleet::Fleet;
-use crate::metrics::{self, Metrics};
+use crate::kubernetes::{self, leader::Leader};
+use crate::metrics::{self, Metrics, Role};
 use crate::operations::Operations;
 use crate::orphans;
-use crate::routeros::{Appliance, transport};
+use crate::routeros::{Appliance, Gate, transport};
 use crate::rules::owner::Hosts;
 use crate::volumes::{AttachSettings, Attachments, Settings, Volumes};
 use crate::watch::watch;
 
 /// What is running may finish; kubelet kills after 30 s by default.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(25);
+/// How soon appliances that did not answer are asked again what is attached.
+const COUNT_AGAIN: Duration = Duration::from_secs(15);
 /// For the last answers to be written.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
 /// Serves until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// If it cannot start: the socket is served by another process, or an address is in use.
+/// If it cannot start: the socket is served by another process, an address is in use, or there
+/// is no cluster. And if another replica may lead now.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     announce(&args);
     let metrics = Arc::new(Metrics::new()?);
     let stop = CancellationToken::new();
-    let mut members = Vec::new();
+    let alone = args.no_kubernetes || args.orphans.orphans;
+    let cluster = match alone {
+        true => None,
+        false => Some(kubernetes::connect(&args.kubernetes).await?),
+    };
+    let gate = Arc::new(if alone { Gate::open() } else { Gate::shut() });
+    let (mut members, mut all) = (Vec::new(), Vec::new());
     for config in appliances::read(&args)? {
-        let appliance = open(&config, &metrics).await;
-        if args.metrics_addr.is_some() && args.readings_interval > 0 {
-            let every = Duration::from_secs(args.readings_interval);
-            let (own, metrics) = (Arc::clone(&appliance), Arc::clone(&metrics));
-            tokio::spawn(watch(own, metrics, every, stop.clone()));
-        }
+        let appliance = open(&config, &metrics, &gate).await;
+        all.push(Arc::clone(&appliance));
         members.push(volumes(config, appliance, &args, metrics.attachments()));
     }
     if args.orphans.orphans {
         return orphans::run(&args.orphans, &members).await;
     }
     let operations = Operations::default();
+    let fleet = Arc::new(Fleet::new(members));
     let service = Service::new(
         args.driver_name.as_str(),
-        Fleet::new(members),
+        Arc::clone(&fleet),
         operations.clone(),
         Arc::clone(&metrics),
+        Arc::clone(&gate),
     );
 
     if let Some(address) = args.metrics_addr {
         let listener = TcpListener::bind(address)
             .await
             .with_context(|| format!("cannot serve metrics on {address}"))?;
-        tokio::spawn(metrics::serve(listener, metrics, stop.clone()));
+        tokio::spawn(metrics::serve(listener, Arc::clone(&metrics), stop.clone()));
     }
     let path = &args.endpoint.0;
     let listener = bind(path).await?;
     tokio::spawn(stop_on_signal(stop.clone())?);
     tracing::info!(socket = %path.display(), "serving");
+    let mut leadership = cluster.map(|cluster| {
+        let (names, pod) = (&args.kubernetes, args.kubernetes.pod());
+        let namespace = names.leader_election_namespace.as_deref();
+        let lease = (args.driver_name.as_str(), pod.as_str());
+        Leader::start(&cluster, namespace, lease, Arc::clone(&gate), Arc::clone(&metrics))
+    });
     let serving = Server::builder()
         .add_service(IdentityServer::new(service.clone()))
         .add_service(ControllerServer::new(service))
@@ -91,15 +105,49 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         tokio::time::sleep(LAST_ANSWERS).await;
         all
     };
-    tokio::pin!(drained);
-    let all = tokio::select! {
-        served = serving => {
-            served.context("the gRPC server failed")?;
-            drained.await
+    let lost = async {
+        match &mut leadership {
+            None => metrics.set_role(Role::Alone),
+            Some(leadership) => {
+                leadership.gained().await;
+                tokio::spawn(count(Arc::clone(&fleet), stop.clone()));
+            }
         }
-        all = &mut drained => all,
+        readings(&all, &args, &metrics, &stop);
+        match &mut leadership {
+            None => std::future::pending().await,
+            Some(leadership) => leadership.lost().await,
+        }
     };
-    if !all {
+    let drained = {
+        tokio::pin!(drained, lost);
+        tokio::select! {
+            served = serving => {
+                served.context("the gRPC server failed")?;
+                Some(drained.await)
+            }
+            all = &mut drained => Some(all),
+            () = lost => None,
+        }
+    };
+    let Some(mut drained) = drained else {
+        stop.cancel();
+        // What was sent is answered, or given up, before others may lead.
+        tokio::select! {
+            _ = operations.drain(SHUTDOWN_LIMIT) => tokio::time::sleep(LAST_ANSWERS).await,
+            () = gate.over() => {}
+        }
+        bail!("the lease is lost and another replica may lead: ends, to be started anew");
+    };
+    gate.close();
+    if let Some(leadership) = leadership {
+        // What came in at the last moment.
+        drained &= operations.drain(LAST_ANSWERS).await;
+        if drained {
+            leadership.release().await;
+        }
+    }
+    if !drained {
         // The appliance's items say how far each came; the next call goes on from there.
         tracing::warn!("operations are still running; the next call for each continues it");
     }
@@ -109,14 +157,45 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 }
 
 /// A client of one appliance. Nothing is sent yet.
-async fn open(config: &ApplianceConfig, metrics: &Arc<Metrics>) -> Arc<Appliance> {
+async fn open(
+    config: &ApplianceConfig,
+    metrics: &Arc<Metrics>,
+    gate: &Arc<Gate>,
+) -> Arc<Appliance> {
     let credentials = CredentialsDir::new(&config.credentials);
     if let Err(e) = credentials.check(config.url.scheme()).await {
         // Not fatal: the Secret may be mended while we run, and every call says so.
         tracing::error!(rds = %config.name, "{e}");
     }
     let transport = transport(config.url.clone(), credentials);
-    Arc::new(Appliance::new(transport, Arc::clone(metrics)).named(config.name.clone()))
+    let appliance = Appliance::new(transport, Arc::clone(metrics)).named(config.name.clone());
+    Arc::new(appliance.behind(Arc::clone(gate)))
+}
+
+/// Begins to ask the appliances for their readings.
+fn readings(all: &[Arc<Appliance>], args: &Args, metrics: &Arc<Metrics>, stop: &CancellationToken) {
+    if args.metrics_addr.is_none() || args.readings_interval == 0 {
+        return;
+    }
+    let every = Duration::from_secs(args.readings_interval);
+    for appliance in all {
+        let (own, metrics) = (Arc::clone(appliance), Arc::clone(metrics));
+        tokio::spawn(watch(own, metrics, every, stop.clone()));
+    }
+}
+
+/// Counts what is attached, for the metrics of a new leader. No call waits for that: each reads
+/// the record of its own volume, and one on an appliance that is away fails by itself.
+async fn count(fleet: Arc<Fleet>, stop: CancellationToken) {
+    let all = async {
+        while !fleet.count().await {
+            tokio::time::sleep(COUNT_AGAIN).await;
+        }
+    };
+    tokio::select! {
+        () = all => tracing::info!("all attachments are counted"),
+        () = stop.cancelled() => {}
+    }
 }
 
 fn volumes(
@@ -154,12 +233,6 @@ fn announce(args: &Args) {
         tracing::warn!(
             "no --cluster-id: a second cluster on this appliance without one would take these \
              volumes for its own"
-        );
-    }
-    if !args.no_kubernetes {
-        tracing::warn!(
-            "Kubernetes features (leader election, annotations, Events) are not active in this \
-             version: run one replica"
         );
     }
 }

@@ -48,8 +48,7 @@ async fn the_same_capabilities_with_every_flag() {
     want.sort_unstable();
     found.sort_unstable();
     assert_eq!(found, want);
-    let flags: [&[&str]; 5] = [
-        &["--no-kubernetes=false"],
+    let flags: [&[&str]; 4] = [
         &["--nodes", "node-1"],
         &["--nvme-address", "192.0.2.1"],
         &["--driver-name", "other.example"],

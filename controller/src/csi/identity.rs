@@ -47,7 +47,13 @@ impl Identity for Service {
 
     /// Ready when an appliance answers. One that is merely away is "not ready", which the
     /// sidecars wait out; something that a person has to mend is an error that says what.
+    ///
+    /// One that stands by is not ready either: the sidecars wait for that as long as it takes
+    /// (csi-lib-utils, ProbeForever), while they end after 30 s without a socket (Connect).
     async fn probe(&self, _: Request<ProbeRequest>) -> Result<Response<ProbeResponse>, Status> {
+        if !self.leads() {
+            return Ok(Response::new(ProbeResponse { ready: Some(false) }));
+        }
         self.answer("Probe", async {
             match self.volumes.probe().await {
                 Ok(()) => Ok(ProbeResponse { ready: Some(true) }),

@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::fleet::Fleet;
 use crate::metrics::Metrics;
 use crate::operations::Operations;
+use crate::routeros::Gate;
 
 /// Both services, over the same appliances.
 #[derive(Clone)]
@@ -24,26 +25,37 @@ pub(crate) struct Service {
     volumes: Arc<Fleet>,
     operations: Operations,
     metrics: Arc<Metrics>,
+    gate: Arc<Gate>,
 }
 
 impl Service {
     pub(crate) fn new(
         driver_name: &str,
-        volumes: Fleet,
+        volumes: Arc<Fleet>,
         operations: Operations,
         metrics: Arc<Metrics>,
+        gate: Arc<Gate>,
     ) -> Self {
-        Self { driver_name: driver_name.into(), volumes: Arc::new(volumes), operations, metrics }
+        Self { driver_name: driver_name.into(), volumes, operations, metrics, gate }
     }
 
-    /// Turns a result into an answer: measured, logged, mapped to a code.
+    /// Whether this is the replica that works.
+    fn leads(&self) -> bool {
+        self.gate.is_open()
+    }
+
+    /// Turns a result into an answer: measured, logged, mapped to a code. One that stands by
+    /// answers nothing, not even what it could read: it may be old by the time it is used.
     async fn answer<T>(
         &self,
         rpc: &'static str,
         work: impl Future<Output = Result<T, Error>>,
     ) -> Result<Response<T>, Status> {
         let started = Instant::now();
-        let result = work.await;
+        let result = match self.leads() {
+            true => work.await,
+            false => Err(Error::Standby(rpc)),
+        };
         let code = result.as_ref().map_or_else(Error::code, |_| Code::Ok);
         self.metrics.rpc_done(rpc, code, started.elapsed());
         match result {

@@ -1,6 +1,6 @@
 //! ListVolumes, ControllerGetVolume and GetCapacity over all appliances.
 
-use futures::future::try_join_all;
+use futures::future::{join_all, try_join_all};
 use rds_csi_proto::csi::controller_get_volume_response::VolumeStatus as GotStatus;
 use rds_csi_proto::csi::list_volumes_response::{Entry, VolumeStatus};
 use rds_csi_proto::csi::{
@@ -58,6 +58,24 @@ impl Fleet {
         let entries =
             all.iter().map(|(at, seen)| self.entry(*at, seen)).collect::<Result<_, _>>()?;
         Ok(ListVolumesResponse { entries, next_token })
+    }
+
+    /// Looks at all volumes once, so that what is attached is counted; whether all answered.
+    pub(crate) async fn count(&self) -> bool {
+        let looks = self.members.iter().enumerate().map(|(at, member)| async move {
+            match member.all().await {
+                Ok(seen) => {
+                    member.count(&seen);
+                    self.seen().extend(seen.into_iter().map(|s| (s.tag.volume, at)));
+                    true
+                }
+                Err(error) => {
+                    tracing::warn!(rds = %member.name(), "cannot count attachments: {error}");
+                    false
+                }
+            }
+        });
+        join_all(looks).await.into_iter().all(|answered| answered)
     }
 
     fn entry(&self, at: usize, seen: &Seen) -> Result<Entry, Error> {

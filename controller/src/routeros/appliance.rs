@@ -15,6 +15,7 @@ use super::disk::{
     SPACE_PROPS, USE_PROPS,
 };
 use super::error::ApplianceError;
+use super::gate::Gate;
 use super::version::{FLOOR, Version};
 use super::wire::{Menu, Property, Request, Row, Slot, Switch, Target, Transport};
 use crate::crash;
@@ -39,6 +40,7 @@ pub struct Appliance {
     takes_several: bool,
     proven: AtomicBool,
     metrics: Arc<Metrics>,
+    gate: Arc<Gate>,
 }
 
 /// Everything that a new volume's item is made with.
@@ -70,13 +72,20 @@ impl Appliance {
     #[must_use]
     pub fn new(transport: Box<dyn Transport>, metrics: Arc<Metrics>) -> Self {
         let (takes_several, proven) = (transport.takes_several(), AtomicBool::new(false));
-        Self { name: None, transport: Mutex::new(transport), takes_several, proven, metrics }
+        let gate = Arc::new(Gate::open());
+        Self { name: None, transport: Mutex::new(transport), takes_several, proven, metrics, gate }
     }
 
     /// Called so in metrics and in the log.
     #[must_use]
     pub fn named(self, name: RdsName) -> Self {
         Self { name: Some(name), ..self }
+    }
+
+    /// Changes are sent only while this gate is open.
+    #[must_use]
+    pub fn behind(self, gate: Arc<Gate>) -> Self {
+        Self { gate, ..self }
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -411,7 +420,10 @@ impl Appliance {
         request: &Request,
     ) -> Result<Vec<Row>, ApplianceError> {
         let started = Instant::now();
-        let result = transport.call(request).await;
+        let result = match request.changes() {
+            true => self.gate.carry(request, transport.call(request)).await,
+            false => transport.call(request).await,
+        };
         let taken = started.elapsed();
         self.metrics.appliance_request(request.name(), taken);
         match &result {

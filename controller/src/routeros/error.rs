@@ -43,6 +43,12 @@ pub enum ApplianceError {
         /// How long it waited.
         seconds: u64,
     },
+    /// Another controller may be leading, so no change is sent.
+    #[error("{action} was not sent: this controller does not lead; another one will be asked")]
+    NotLeading {
+        /// What would have been sent.
+        action: String,
+    },
     /// User name or password are wrong.
     #[error(
         "RDS {host} refuses the user {user:?}: check username and password (for SSH also \
@@ -150,6 +156,7 @@ impl ApplianceError {
             Self::Ambiguous { .. } => "ambiguous",
             Self::BadAnswer { .. } => "bad_answer",
             Self::Queue { .. } => "queue",
+            Self::NotLeading { .. } => "not_leading",
             Self::Unauthorized { .. } => "unauthorized",
             Self::PolicyMissing { .. } => "policy_missing",
             Self::CertificateInvalid { .. } => "certificate_invalid",

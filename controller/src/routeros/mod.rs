@@ -3,12 +3,13 @@
 //! [`Appliance`] is what the rest of the controller sees. Below it a [`wire::Transport`]
 //! carries single requests ([`rest`] over HTTPS, proven by [`tls`], or [`ssh`]); [`wire`] makes
 //! them out of validated types, [`disk`] reads items strictly, [`btrfs`] knows pools and
-//! copies, [`error`] sorts what goes wrong. [`readings`] are for metrics only.
+//! copies, [`error`] sorts what goes wrong, [`gate`] lets changes pass while we lead. [`readings`] are for metrics only.
 
 mod appliance;
 pub mod btrfs;
 pub mod disk;
 pub mod error;
+mod gate;
 pub mod readings;
 pub mod rest;
 mod rows;
@@ -21,6 +22,7 @@ pub use appliance::{Appliance, NewDisk, NewRecord};
 pub use btrfs::Pool;
 pub use disk::{DiskComment, DiskItem, DiskUse, FileItem};
 pub use error::ApplianceError;
+pub use gate::Gate;
 
 use crate::config::{RdsUrl, Scheme};
 use crate::credentials::CredentialsDir;

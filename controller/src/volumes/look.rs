@@ -40,6 +40,13 @@ impl Seen {
 }
 
 impl Volumes {
+    /// Takes what was seen into the numbers.
+    pub(crate) fn count(&self, seen: &[Seen]) {
+        for one in seen {
+            self.attachments.saw(&one.tag.volume, &one.tag.stage);
+        }
+    }
+
     /// All volumes of this cluster, with one request however many there are.
     pub(crate) async fn all(&self) -> Result<Vec<Seen>, Error> {
         let cluster = &self.settings.cluster;
