@@ -37,6 +37,7 @@ pub struct Metrics {
     errors: IntCounterVec,
     up: IntGaugeVec,
     leader: IntGauge,
+    reconciles: IntCounterVec,
     role: watch::Sender<Role>,
     readings: Readings,
     attachments: Arc<Attachments>,
@@ -81,6 +82,15 @@ impl Metrics {
                 "rds_csi_leader",
                 "1 if this replica leads, or is alone; 0 while another one does",
             )?,
+            reconciles: IntCounterVec::new(
+                Opts::new(
+                    "rds_csi_reconciles_total",
+                    "Comparisons of what is attached with what Kubernetes asks for: ok, failed; and \
+                     attachments found that nothing asked for: detached, or kept for a reason that \
+                     is logged",
+                ),
+                &["result"],
+            )?,
             role: watch::Sender::new(Role::Unknown),
             readings: Readings::default(),
         };
@@ -90,6 +100,10 @@ impl Metrics {
         metrics.registry.register(Box::new(metrics.up.clone()))?;
         metrics.registry.register(Box::new(metrics.leader.clone()))?;
         metrics.registry.register(Box::new(metrics.readings.clone()))?;
+        for result in ["ok", "failed", "detached", "kept"] {
+            metrics.reconciles.with_label_values(&[result]);
+        }
+        metrics.registry.register(Box::new(metrics.reconciles.clone()))?;
         Ok(metrics)
     }
 
@@ -113,6 +127,10 @@ impl Metrics {
 
     pub(crate) fn appliance_up(&self, rds: &str, up: bool) {
         self.up.with_label_values(&[rds]).set(i64::from(up));
+    }
+
+    pub(crate) fn reconciles(&self) -> IntCounterVec {
+        self.reconciles.clone()
     }
 
     /// What this replica is, among several.

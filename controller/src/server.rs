@@ -24,6 +24,8 @@ use crate::config::{Args, DEFAULT_CLUSTER};
 use crate::credentials::CredentialsDir;
 use crate::csi::Service;
 use crate::fleet::Fleet;
+use crate::kubernetes::reconcile::Reconciler;
+use crate::kubernetes::users::Users;
 use crate::kubernetes::{self, leader::Leader};
 use crate::metrics::{self, Metrics, Role};
 use crate::operations::Operations;
@@ -59,7 +61,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     for config in appliances::read(&args)? {
         let appliance = open(&config, &metrics, &gate).await;
         all.push(Arc::clone(&appliance));
-        members.push(volumes(config, appliance, &args, metrics.attachments()));
+        let users = cluster.as_ref().map(|c| Users::new(c, args.driver_name.as_str()));
+        members.push(volumes(config, appliance, &args, metrics.attachments(), users));
     }
     if args.orphans.orphans {
         return orphans::run(&args.orphans, &members).await;
@@ -84,6 +87,13 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let listener = bind(path).await?;
     tokio::spawn(stop_on_signal(stop.clone())?);
     tracing::info!(socket = %path.display(), "serving");
+    let reconciler = cluster.as_ref().map(|cluster| Reconciler {
+        users: Users::new(cluster, args.driver_name.as_str()),
+        fleet: Arc::clone(&fleet),
+        operations: operations.clone(),
+        results: metrics.reconciles(),
+        patience: args.kubernetes.patience(),
+    });
     let mut leadership = cluster.map(|cluster| {
         let (names, pod) = (&args.kubernetes, args.kubernetes.pod());
         let namespace = names.leader_election_namespace.as_deref();
@@ -111,6 +121,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             Some(leadership) => {
                 leadership.gained().await;
                 tokio::spawn(count(Arc::clone(&fleet), stop.clone()));
+                if let Some(reconciler) = reconciler {
+                    tokio::spawn(reconciler.run(stop.clone()));
+                }
             }
         }
         readings(&all, &args, &metrics, &stop);
@@ -203,6 +216,7 @@ fn volumes(
     appliance: Arc<Appliance>,
     args: &Args,
     attachments: Arc<Attachments>,
+    users: Option<Users>,
 ) -> Volumes {
     let settings = Settings {
         cluster: args.cluster_id.clone(),
@@ -217,6 +231,7 @@ fn volumes(
             allow_shared_block: args.allow_shared_block,
             prove_off: args.prove_export_off,
         },
+        users,
     };
     Volumes::new(settings, appliance, attachments)
 }

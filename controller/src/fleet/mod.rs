@@ -6,6 +6,7 @@
 //! none, or it turns out stale, all are asked. A volume that no appliance shows while one of
 //! them does not answer is not known to be absent.
 
+mod attached;
 mod beside;
 mod choose;
 mod find;

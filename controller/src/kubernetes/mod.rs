@@ -1,13 +1,16 @@
 //! The Kubernetes side of the controller, and the only place where its API is used.
 //!
 //! [`connect`] finds the cluster, [`leader`] decides which replica works (by the rule in
-//! [`lease`]), [`cache`] follows the objects that others look up. Without Kubernetes
+//! [`lease`]), [`cache`] follows the objects that others look up, [`users`] asks who uses a
+//! volume, [`reconcile`] detaches what nothing asks for any more. Without Kubernetes
 //! (`--no-kubernetes`) nothing in here runs.
 
 #[allow(dead_code)] // Its users follow.
 pub(crate) mod cache;
 pub(crate) mod leader;
 mod lease;
+pub(crate) mod reconcile;
+pub(crate) mod users;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -36,12 +39,34 @@ pub struct KubernetesArgs {
     #[arg(long, env = "RDS_CSI_LEADER_ELECTION_NAMESPACE", value_name = "NAMESPACE")]
     pub leader_election_namespace: Option<String>,
 
+    /// After how many seconds without a VolumeAttachment that asks for it, and without a pod there
+    /// that uses it, a volume is detached from a node. 0: never, it is only logged
+    #[arg(
+        long,
+        env = "RDS_CSI_DETACH_STALE_AFTER",
+        value_name = "SECONDS",
+        default_value_t = 120,
+        value_parser = parse_stale_after
+    )]
+    pub detach_stale_after: u64,
+
     /// What this replica calls itself in the Lease and in Events [default: the host's name]
     #[arg(long, env = "RDS_CSI_POD_NAME", value_name = "NAME")]
     pub pod_name: Option<String>,
 }
 
+fn parse_stale_after(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(seconds) if seconds == 0 || (10..=86_400).contains(&seconds) => Ok(seconds),
+        _ => Err("expected 0, or a number of seconds from 10 to 86400".into()),
+    }
+}
+
 impl KubernetesArgs {
+    pub(crate) fn patience(&self) -> Option<Duration> {
+        (self.detach_stale_after > 0).then(|| Duration::from_secs(self.detach_stale_after))
+    }
+
     pub(crate) fn pod(&self) -> String {
         let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
         let name = self.pod_name.clone().or_else(host).unwrap_or_default();

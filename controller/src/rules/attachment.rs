@@ -174,6 +174,12 @@ impl Attachment {
         std::iter::once(&self.node).chain(self.migration.as_ref().map(|m| &m.target))
     }
 
+    /// Whether it is for two, one has it, and this would be the other.
+    #[must_use]
+    pub fn may_be_joined_by(&self, node: &NodeKey) -> bool {
+        self.sharing == Sharing::Shared && self.migration.is_none() && self.node != *node
+    }
+
     /// As whom this node connects.
     #[must_use]
     pub fn host_of(&self, node: &NodeKey) -> HostNqn {

@@ -32,6 +32,7 @@ use tokio::time::Instant;
 
 use crate::config::{Host, RdsUrl};
 use crate::error::Error;
+use crate::kubernetes::users::Users;
 use crate::routeros::wire::{Property, Slot};
 use crate::routeros::{Appliance, ApplianceError, DiskItem};
 use crate::rules::owner::{ClusterId, OwnerTag, Ownership, judge};
@@ -58,6 +59,8 @@ pub(crate) struct Settings {
     /// The nodes that exist; none given means that they are not known.
     pub(crate) nodes: Vec<NodeName>,
     pub(crate) attach: AttachSettings,
+    /// Asks Kubernetes who uses a volume; without it nobody does.
+    pub(crate) users: Option<Users>,
 }
 
 /// Whose item has a volume's name.

@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::routeros::DiskItem;
 use crate::routeros::wire::{Property, Switch};
 use crate::rules::attach::{self, Change, Departure, Export, MayShare, Step, View};
-use crate::rules::owner::{NodeKey, OwnerTag};
+use crate::rules::owner::{NodeKey, OwnerTag, Stage};
 
 /// More changes than any rule needs from anywhere. One more, and somebody else is changing
 /// the item at the same time.
@@ -41,7 +41,7 @@ impl Volumes {
             node: NodeKey::of(&request.node),
             sharing: request.sharing,
             hosts: self.settings.attach.hosts,
-            may_share: self.may_share(request),
+            may_share: self.may_share(request, &tag).await,
             // The agents of this version do not ask.
             gated: false,
             limit: request.migration_timeout.as_secs(),
@@ -75,11 +75,19 @@ impl Volumes {
         self.carry_out("unpublish", &what, item, tag, |view| attach::unpublish(view, &wanted)).await
     }
 
-    /// Whether a second node may come. Kubernetes would prove it by the pods that use the
-    /// claim; this version does not ask it.
-    fn may_share(&self, request: &PublishRequest) -> MayShare {
+    /// Whether a second node may come. Kubernetes is asked only where that is the question.
+    async fn may_share(&self, request: &PublishRequest, tag: &OwnerTag) -> MayShare {
         if request.allow_shared_block || self.settings.attach.allow_shared_block {
             return MayShare::Yes;
+        }
+        if let Some(users) = &self.settings.users {
+            let node = NodeKey::of(&request.node);
+            return match &tag.stage {
+                Stage::Attached(held) if held.may_be_joined_by(&node) => {
+                    users.may_share(&request.volume, &request.node).await
+                }
+                _ => MayShare::Unproven("it was attached only now; try again".into()),
+            };
         }
         MayShare::Unproven(
             "this controller cannot see whether all users of the volume are one KubeVirt \
