@@ -108,6 +108,13 @@ bench-recovery: bench-build ## Seconds from "the target answers" to the first wr
 crash: setup ## The agent is killed at each named point of a volume's life, in a guest
 	tests/run.sh crash
 
+.PHONY: two-nodes
+two-nodes: setup build ## Two nodes in two guests: one cut off and shut out, a writer that moves, deaths; on each of KERNELS
+	@set -e; for kernel in $(KERNELS); do \
+		$(BIN)/rds-vm run --kernel $$kernel --timeout $(DEMO_TIMEOUT) --peer '$(BIN)/rds-scenario peer' \
+			-- $(BIN)/rds-scenario two-nodes; \
+	done
+
 .PHONY: selinux
 selinux: setup build ## Volumes with an SELinux label, in a guest that has SELinux (needs secilc; not in `make test`)
 	tests/selinux/run.sh $(firstword $(KERNELS))

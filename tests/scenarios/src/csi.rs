@@ -56,6 +56,14 @@ pub(crate) fn channel(socket: &Path) -> Channel {
     Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector)
 }
 
+/// The same over TCP, to another guest.
+fn remote(address: (&'static str, u16)) -> Channel {
+    let connector = tower::service_fn(move |_: Uri| async move {
+        Ok::<_, std::io::Error>(TokioIo::new(tokio::net::TcpStream::connect(address).await?))
+    });
+    Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector)
+}
+
 pub(crate) fn filesystem(fs_type: &str) -> VolumeCapability {
     capability(
         AccessType::Mount(MountVolume { fs_type: fs_type.into(), ..MountVolume::default() }),
@@ -87,6 +95,16 @@ impl Csi {
             node: NodeClient::new(channel(shim)),
             controller: ControllerClient::new(channel(controller)),
         })
+    }
+
+    /// With the node of another guest.
+    pub(crate) fn with_node_at(&self, address: (&'static str, u16)) -> Self {
+        let channel = remote(address);
+        Self {
+            identity: IdentityClient::new(channel.clone()),
+            node: NodeClient::new(channel),
+            controller: self.controller.clone(),
+        }
     }
 
     /// CreateVolume, as the provisioner names and asks.

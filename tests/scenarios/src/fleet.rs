@@ -19,10 +19,10 @@ use crate::process::tail;
 use crate::report::Report;
 use crate::stack::Stack;
 
-use gauge::{Connections, scrape, series, value};
+use gauge::{Connections, scrape, series};
 use writers::Writer;
 
-pub(crate) use gauge::{Process, speed};
+pub(crate) use gauge::{Process, scrape_at, speed, value};
 
 const VOLUMES: usize = 32;
 const BYTES: i64 = 16 << 20;

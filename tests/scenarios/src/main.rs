@@ -15,6 +15,7 @@
 //! - [`fleet`] is about many volumes at once;
 //! - [`crash`] kills the agent at each of its named points, [`state_disk`] takes the disk of
 //!   its journal away;
+//! - [`two_nodes`] is about two nodes in two guests, of which [`peer`] is the second;
 //! - [`chaos`] makes random calls and compares the world with a model, [`churn`] makes many
 //!   at once and looks for what is left of them.
 
@@ -31,6 +32,7 @@ mod fleet;
 mod hostile;
 mod matrix;
 mod packages;
+mod peer;
 mod poweroff;
 mod process;
 mod refusals;
@@ -39,6 +41,7 @@ mod snapshots;
 mod stack;
 mod state_disk;
 mod systemd;
+mod two_nodes;
 mod writer;
 
 use std::path::PathBuf;
@@ -116,6 +119,32 @@ enum Command {
     Packages(packages::Options),
     /// Shuts the guest down with volumes in use; tests/packages.sh judges what is left.
     Poweroff(poweroff::Options),
+    /// Two nodes on two kernels: one is cut off and shut out, a writer moves; see `make two-nodes`.
+    TwoNodes {
+        /// Only these.
+        #[arg(long, value_enum, value_delimiter = ',')]
+        only: Vec<two_nodes::Part>,
+    },
+    /// The second node of the pair: serves until its guest ends.
+    #[command(hide = true)]
+    Peer,
+    /// Runs a command in the pair's second guest.
+    #[command(hide = true)]
+    OnPeer {
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
+    /// A pod with many writes on their way at once.
+    #[command(hide = true)]
+    Flood {
+        #[arg(long)]
+        path: PathBuf,
+        /// Its first place.
+        #[arg(long)]
+        from: u64,
+        #[arg(long)]
+        places: u64,
+    },
     /// Many volumes lost at once: recovery, connections, the agent's memory and idle CPU.
     Fleet,
     /// Random sequences of calls on four volumes, with crashes, against a model.
@@ -132,6 +161,9 @@ enum Command {
         path: PathBuf,
         #[arg(long)]
         block: bool,
+        /// The first record's number.
+        #[arg(long, default_value_t = 1)]
+        first: u64,
         #[command(flatten)]
         pace: writer::Pace,
     },
@@ -139,8 +171,13 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Command::Writer { path, block, pace } = cli.command {
-        return writer::child(&path, block, pace);
+    match &cli.command {
+        Command::Writer { path, block, first, pace } => {
+            return writer::child(path, *block, *pace, *first);
+        }
+        Command::Flood { path, from, places } => return two_nodes::flood(path, *from, *places),
+        Command::OnPeer { words } => return peer::ask(words),
+        _ => {}
     }
     if let Command::MatrixTable { date, runs } = &cli.command {
         return matrix::table::print(date, runs);
@@ -199,7 +236,19 @@ fn main() -> ExitCode {
             Command::Chaos(options) => chaos::run(&options).await,
             Command::Churn(options) => churn::run(&options).await,
             Command::Matrix(options) => matrix::run(options).await,
-            Command::Writer { .. } | Command::MatrixTable { .. } | Command::Speed => false,
+            Command::TwoNodes { only } => two_nodes::run(&only).await,
+            Command::Peer => match peer::serve().await {
+                Ok(()) => true,
+                Err(error) => {
+                    eprintln!("rds-scenario: the second node: {error:#}");
+                    false
+                }
+            },
+            Command::Writer { .. }
+            | Command::Flood { .. }
+            | Command::OnPeer { .. }
+            | Command::MatrixTable { .. }
+            | Command::Speed => false,
         }
     });
     runtime.shutdown_background();

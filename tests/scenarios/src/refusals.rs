@@ -19,7 +19,7 @@ use tonic::{Code, Status};
 use crate::csi::{Csi, capability, channel, filesystem, request};
 use crate::process::{Daemon, run as command, sibling, socket_up, tail};
 use crate::report::Report;
-use crate::stack::{Stack, agent_socket};
+use crate::stack::{NODE_NAME, Stack, agent_socket};
 
 const MIB: i64 = 1 << 20;
 const VOLUME: &str = "pvc-3f1e1c0a-9d6e-4a3c-8f54-0c7a6a0b7e11";
@@ -128,7 +128,7 @@ async fn agent_absent(report: &mut Report, stack: &mut Stack, csi: &mut Csi) -> 
     // A shim whose agent was never installed.
     let absent = Path::new("/run/nowhere/agent.sock");
     let mut lonely =
-        Daemon::start("shim", Stack::shim_command(&stack.dir, absent, "lonely.sock")?)?;
+        Daemon::start("shim", Stack::shim_command(&stack.dir, absent, "lonely.sock", NODE_NAME)?)?;
     let socket = stack.dir.join("lonely.sock");
     socket_up(&mut lonely, &socket, Duration::from_secs(60)).await?;
     let mut node = rds_csi_proto::csi::node_client::NodeClient::new(channel(&socket));
@@ -149,7 +149,7 @@ async fn agent_absent(report: &mut Report, stack: &mut Stack, csi: &mut Csi) -> 
     report.case(
         "the agent is back",
         match answer {
-            Ok(info) if info.get_ref().node_id == crate::stack::NODE_NAME => Ok(()),
+            Ok(info) if info.get_ref().node_id == NODE_NAME => Ok(()),
             other => Err(anyhow::anyhow!("{other:?}")),
         },
     );

@@ -23,6 +23,8 @@ pub(crate) const REST_PORT: u16 = 8443;
 pub(crate) const NODE_NAME: &str = "node-1";
 /// Where the agent serves its metrics.
 pub(crate) const METRICS: &str = "127.0.0.1:9809";
+/// Where the controller does, when two nodes share it.
+pub(crate) const CONTROLLER_METRICS: &str = "127.0.0.1:9810";
 /// Emulated guests are slow to start programs over 9p.
 const START: Duration = Duration::from_secs(60);
 /// A daemon that was told to end.
@@ -41,22 +43,35 @@ impl AgentOptions {
     }
 }
 
-/// What the appliance keeps volumes on.
+/// Which appliance it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Pool {
+enum Model {
     Plain,
-    /// Snapshots of it are atomic: it lies on a file system that shares blocks.
+    /// Snapshots of it are atomic: its pool lies on a file system that shares blocks.
     Btrfs,
+    /// It takes a list of hosts, and the controller knows.
+    HostList,
 }
 
-impl Pool {
-    fn flag(self) -> &'static str {
+impl Model {
+    fn flags(self) -> &'static [&'static str] {
         match self {
-            Self::Plain => "raid10:2147483648",
-            Self::Btrfs => "raid10:1073741824:btrfs",
+            Self::Plain => &["--pool", "raid10:2147483648"],
+            Self::Btrfs => &["--pool", "raid10:1073741824:btrfs"],
+            Self::HostList => &["--pool", "raid10:2147483648", "--allow-host-list"],
+        }
+    }
+
+    fn controller_flags(self) -> &'static [&'static str] {
+        match self {
+            Self::Plain | Self::Btrfs => &[],
+            Self::HostList => &["--allow-host-list", "--metrics-addr", CONTROLLER_METRICS],
         }
     }
 }
+
+/// Where everything is, in a guest.
+pub(crate) const DIRECTORY: &str = "/scratch/rds";
 
 /// Everything that runs.
 pub(crate) struct Stack {
@@ -76,29 +91,34 @@ impl Stack {
 
     /// The same with another agent.
     pub(crate) async fn start_with(options: AgentOptions) -> Result<Self> {
-        Self::begin(options, None, Pool::Plain).await
+        Self::begin(options, None, Model::Plain).await
     }
 
     /// The same with an appliance whose pool has snapshots.
     pub(crate) async fn start_on_btrfs() -> Result<Self> {
-        Self::begin(AgentOptions::usual()?, None, Pool::Btrfs).await
+        Self::begin(AgentOptions::usual()?, None, Model::Btrfs).await
+    }
+
+    /// The same with an appliance that takes a list of hosts, for two nodes.
+    pub(crate) async fn start_for_two() -> Result<Self> {
+        Self::begin(AgentOptions::usual()?, None, Model::HostList).await
     }
 
     /// The same around an agent that is installed in the guest, and not ours to start.
     pub(crate) async fn start_around(installed: &Path) -> Result<Self> {
-        Self::begin(AgentOptions::usual()?, Some(installed), Pool::Plain).await
+        Self::begin(AgentOptions::usual()?, Some(installed), Model::Plain).await
     }
 
     async fn begin(
         agent_options: AgentOptions,
         installed: Option<&Path>,
-        pool: Pool,
+        model: Model,
     ) -> Result<Self> {
-        let dir = PathBuf::from("/scratch/rds");
+        let dir = PathBuf::from(DIRECTORY);
         let _ = run(&["umount", "/scratch/rds/sim"]);
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(dir.join("credentials"))?;
-        if pool == Pool::Btrfs {
+        if model == Model::Btrfs {
             pool_with_snapshots(&dir)?;
         }
         let _ = fs::remove_dir_all("/var/lib/kubelet");
@@ -107,12 +127,13 @@ impl Stack {
             let _ = fs::remove_dir_all(&agent_options.state_dir);
             udev_rules()?;
         }
-        let appliance = Self::start_appliance(&dir, pool).await?;
+        let appliance = Self::start_appliance(&dir, model).await?;
         fs::write(dir.join("credentials/username"), "admin")?;
         fs::copy(dir.join("sim/password"), dir.join("credentials/password"))?;
         fs::copy(dir.join("sim/cert.pem"), dir.join("credentials/ca.crt"))?;
-        let controller =
-            Self::start_controller(&dir, &dir.join("credentials"), "controller.sock").await?;
+        let credentials = dir.join("credentials");
+        let more = model.controller_flags();
+        let controller = Self::controller_with(&dir, &credentials, "controller.sock", more).await?;
         let agent = match installed {
             None => Some(Self::start_agent(&dir, &agent_options).await?),
             Some(socket) => {
@@ -120,13 +141,11 @@ impl Stack {
                 None
             }
         };
-        let mut shim =
-            Daemon::start("shim", Self::shim_command(&dir, &agent_socket(&dir), "csi.sock")?)?;
-        socket_up(&mut shim, &dir.join("csi.sock"), START).await?;
+        let shim = Self::start_shim(&dir, NODE_NAME).await?;
         Ok(Self { dir, agent_options, appliance, controller, agent, shim })
     }
 
-    async fn start_appliance(dir: &Path, pool: Pool) -> Result<Daemon> {
+    async fn start_appliance(dir: &Path, model: Model) -> Result<Daemon> {
         let mut command = Command::new("nsenter");
         command
             .arg("--net=/run/netns/rds")
@@ -136,7 +155,8 @@ impl Stack {
             .args(["--rest-addr", &format!("{APPLIANCE}:{REST_PORT}")])
             .args(["--ssh-addr", &format!("{APPLIANCE}:2222")])
             .args(["--portal", &format!("{APPLIANCE}:4420")])
-            .args(["--pool", pool.flag(), "--dir", "/raid10/volumes", "--allocate", "sparse"]);
+            .args(model.flags())
+            .args(["--dir", "/raid10/volumes", "--allocate", "sparse"]);
         let mut daemon = Daemon::start("appliance", command)?;
         let began = Instant::now();
         // The control socket alone is no sign: `ready` comes when all listeners are up.
@@ -155,6 +175,15 @@ impl Stack {
         credentials: &Path,
         socket: &str,
     ) -> Result<Daemon> {
+        Self::controller_with(dir, credentials, socket, &[]).await
+    }
+
+    async fn controller_with(
+        dir: &Path,
+        credentials: &Path,
+        socket: &str,
+        more: &[&str],
+    ) -> Result<Daemon> {
         let socket = dir.join(socket);
         let mut command = Command::new(sibling("rds-csi-controller")?);
         command
@@ -162,13 +191,14 @@ impl Stack {
             .args(["--rds-url", &format!("https://{APPLIANCE}:{REST_PORT}")])
             .arg("--rds-credentials")
             .arg(credentials)
-            .args(["--volume-path", "/raid10/volumes", "--no-kubernetes", "--cluster-id", "demo"]);
+            .args(["--volume-path", "/raid10/volumes", "--no-kubernetes", "--cluster-id", "demo"])
+            .args(more);
         let mut daemon = Daemon::start("controller", command)?;
         socket_up(&mut daemon, &socket, START).await?;
         Ok(daemon)
     }
 
-    async fn start_agent(dir: &Path, options: &AgentOptions) -> Result<Daemon> {
+    pub(crate) async fn start_agent(dir: &Path, options: &AgentOptions) -> Result<Daemon> {
         let mut daemon = Self::spawn_agent(dir, options, "")?;
         socket_up(&mut daemon, &agent_socket(dir), START).await?;
         Ok(daemon)
@@ -224,14 +254,26 @@ impl Stack {
         }
     }
 
+    pub(crate) async fn start_shim(dir: &Path, node: &str) -> Result<Daemon> {
+        let command = Self::shim_command(dir, &agent_socket(dir), "csi.sock", node)?;
+        let mut shim = Daemon::start("shim", command)?;
+        socket_up(&mut shim, &dir.join("csi.sock"), START).await?;
+        Ok(shim)
+    }
+
     /// How a shim is started; `socket` is where it serves, below the stack's directory.
-    pub(crate) fn shim_command(dir: &Path, agent: &Path, socket: &str) -> Result<Command> {
+    pub(crate) fn shim_command(
+        dir: &Path,
+        agent: &Path,
+        socket: &str,
+        node: &str,
+    ) -> Result<Command> {
         let mut command = Command::new(sibling("rds-csi-shim")?);
         command
             .args(["--endpoint", &format!("unix://{}", dir.join(socket).display())])
             .arg("--agent-socket")
             .arg(agent)
-            .args(["--node-name", NODE_NAME, "--no-registration", "--no-kubernetes"]);
+            .args(["--node-name", node, "--no-registration", "--no-kubernetes"]);
         Ok(command)
     }
 
@@ -346,7 +388,7 @@ fn pool_with_snapshots(dir: &Path) -> Result<()> {
 }
 
 /// The host's udev rules, as the package installs them.
-fn udev_rules() -> Result<()> {
+pub(crate) fn udev_rules() -> Result<()> {
     fs::create_dir_all("/run/udev/rules.d")?;
     for entry in fs::read_dir("systemd/udev")? {
         let path = entry?.path();

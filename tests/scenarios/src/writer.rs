@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 /// Size of a record in bytes: a sector's multiple, so that raw devices take it directly.
-const RECORD: usize = 4096;
+pub(crate) const RECORD: usize = 4096;
 /// How fast records come, and how many of them are kept.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(crate) struct Pace {
@@ -32,7 +32,7 @@ impl Pace {
 }
 
 /// One record: its number, and bytes that follow from the number, and their checksum.
-fn record(number: u64) -> Vec<u8> {
+pub(crate) fn record(number: u64) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(RECORD);
     bytes.extend_from_slice(&number.to_le_bytes());
     let mut state = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
@@ -49,11 +49,11 @@ fn record(number: u64) -> Vec<u8> {
 }
 
 #[repr(align(4096))]
-struct Aligned([u8; RECORD]);
+pub(crate) struct Aligned(pub(crate) [u8; RECORD]);
 
 /// The writer's own process. Reports `W <number>` for each record that is on the volume,
 /// `E <number> <error>` for one that failed, and ends at the end of its input.
-pub(crate) fn child(path: &Path, block: bool, pace: Pace) -> ExitCode {
+pub(crate) fn child(path: &Path, block: bool, pace: Pace, first: u64) -> ExitCode {
     let mut options = File::options();
     options.write(true).read(true);
     if block {
@@ -77,7 +77,7 @@ pub(crate) fn child(path: &Path, block: bool, pace: Pace) -> ExitCode {
         told.store(true, std::sync::atomic::Ordering::SeqCst);
     });
     let mut out = std::io::stdout();
-    let mut number = 1u64;
+    let mut number = first;
     while !stop.load(std::sync::atomic::Ordering::SeqCst) {
         let mut buffer = Box::new(Aligned([0; RECORD]));
         buffer.0.copy_from_slice(&record(number));
@@ -114,6 +114,7 @@ struct Seen {
     /// When each one was reported.
     times: Vec<Instant>,
     error: Option<String>,
+    errors: usize,
 }
 
 impl Writer {
@@ -123,13 +124,38 @@ impl Writer {
 
     pub(crate) fn start_paced(path: &Path, block: bool, pace: Pace) -> Result<Self> {
         let path = if block { path.to_owned() } else { path.join("records") };
-        let mut command = Command::new(std::env::current_exe()?);
-        command.arg("writer").arg("--path").arg(&path);
-        command.args(["--pause-ms", &pace.pause_ms.to_string()]);
-        command.args(["--slots", &pace.slots.to_string()]);
+        Self::start_from(Command::new(std::env::current_exe()?), &path, block, pace, 1)
+    }
+
+    /// From a record on, by a command that runs this program: here, or in another guest.
+    pub(crate) fn start_from(
+        mut program: Command,
+        path: &Path,
+        block: bool,
+        pace: Pace,
+        first: u64,
+    ) -> Result<Self> {
+        program.arg("writer").arg("--path").arg(path);
+        program.args(["--pause-ms", &pace.pause_ms.to_string()]);
+        program.args(["--slots", &pace.slots.to_string(), "--first", &first.to_string()]);
         if block {
-            command.arg("--block");
+            program.arg("--block");
         }
+        let writer = Self::watch(program, path, block, pace.slots)?;
+        // None of its records is on the volume yet.
+        let mut seen = writer.seen();
+        seen.last = seen.last.max(first.saturating_sub(1));
+        drop(seen);
+        Ok(writer)
+    }
+
+    /// Starts anything that reports as a writer does.
+    pub(crate) fn watch(
+        mut command: Command,
+        path: &Path,
+        block: bool,
+        slots: u64,
+    ) -> Result<Self> {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let output = child.stdout.take().context("the writer has no output")?;
         let seen = Arc::new(Mutex::new(Seen::default()));
@@ -142,11 +168,11 @@ impl Writer {
                         seen.last = n.parse().unwrap_or(seen.last);
                         seen.times.push(Instant::now());
                     }
-                    _ => seen.error = Some(line),
+                    _ => (seen.error, seen.errors) = (Some(line), seen.errors + 1),
                 }
             }
         });
-        Ok(Self { child, path, block, slots: pace.slots, seen })
+        Ok(Self { child, path: path.to_owned(), block, slots, seen })
     }
 
     fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
@@ -163,6 +189,11 @@ impl Writer {
 
     pub(crate) fn error(&self) -> Option<String> {
         self.seen().error.clone()
+    }
+
+    /// How many writes have failed.
+    pub(crate) fn errors(&self) -> usize {
+        self.seen().errors
     }
 
     /// When the first record after a moment was on the volume.
@@ -248,14 +279,29 @@ fn verify(path: &Path, block: bool, slots: u64, last: u64) -> Result<u64> {
         let offset = (number % slots) * RECORD as u64;
         file.read_exact_at(&mut buffer.0, offset)
             .with_context(|| format!("read record {number}"))?;
-        // The one after the last may have been on its way when the writer was stopped.
         let found = u64::from_le_bytes(buffer.0[..8].try_into()?);
-        if buffer.0[..] != record(number) {
+        // The one after the last, in the place of the oldest, may have been on its way when
+        // the writer was stopped or cut off.
+        let next = number + slots == last + 1 && buffer.0[..] == record(last + 1);
+        if buffer.0[..] != record(number) && !next {
             bail!("record {number} is lost or damaged: its place holds record {found}");
         }
         checked += 1;
     }
     Ok(checked)
+}
+
+/// In how many places something else is than what the newest writer, with records from
+/// `first` to `last`, has written there: each of them has been written by another since.
+pub(crate) fn overwritten(path: &Path, slots: u64, [first, last]: [u64; 2]) -> Result<u64> {
+    let file = File::open(path).with_context(|| format!("open {}", path.display()))?;
+    let mut buffer = vec![0; RECORD];
+    let mut others = 0;
+    for number in first.max(last.saturating_sub(slots - 1))..=last {
+        file.read_exact_at(&mut buffer, (number % slots) * RECORD as u64)?;
+        others += u64::from(buffer != record(number));
+    }
+    Ok(others)
 }
 
 /// Looks at a copy of a volume that was made while its writer went on: all records up to

@@ -121,9 +121,15 @@ impl Peaks {
 
 /// What the agent answers on its metrics address.
 pub(super) fn scrape(path: &str) -> Result<String> {
-    let mut stream = TcpStream::connect(METRICS).context("connect to the agent's metrics")?;
+    scrape_at(METRICS, path)
+}
+
+/// The same from anybody.
+pub(crate) fn scrape_at(address: &str, path: &str) -> Result<String> {
+    let mut stream =
+        TcpStream::connect(address).with_context(|| format!("connect to {address}"))?;
     stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: agent\r\nconnection: close\r\n\r\n")?;
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: metrics\r\nconnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
@@ -132,7 +138,7 @@ pub(super) fn scrape(path: &str) -> Result<String> {
 }
 
 /// The value of one series, written as it is printed.
-pub(super) fn value(text: &str, series: &str) -> Option<f64> {
+pub(crate) fn value(text: &str, series: &str) -> Option<f64> {
     text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))?.parse().ok()
 }
 
