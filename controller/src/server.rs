@@ -227,7 +227,12 @@ fn volumes(
         topology: config.topology,
         nodes: args.nodes.clone(),
         attach: AttachSettings {
-            hosts: if args.allow_host_list { Hosts::PerNode } else { Hosts::One },
+            hosts: match (args.allow_host_list, args.no_kubernetes) {
+                (true, _) => Hosts::PerNode,
+                (false, false) => Hosts::Gated,
+                // Nobody whom the agents could ask.
+                (false, true) => Hosts::One,
+            },
             allow_shared_block: args.allow_shared_block,
             prove_off: args.prove_export_off,
         },

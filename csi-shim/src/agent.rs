@@ -82,7 +82,11 @@ impl Agent {
     }
 
     /// Connects, and goes on trying for a while if the agent may be restarting.
-    async fn connect(&self, method: &PathAndQuery, deadline: Deadline) -> Result<Channel, Status> {
+    pub(crate) async fn connect(
+        &self,
+        method: &PathAndQuery,
+        deadline: Deadline,
+    ) -> Result<Channel, Status> {
         let give_up = deadline.answer_by().min(Instant::now() + self.patience);
         loop {
             let failure = match timeout_at(give_up, connect_once(&self.socket)).await {

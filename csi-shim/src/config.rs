@@ -48,7 +48,13 @@ pub struct Args {
     #[arg(long, env = "RDS_CSI_NO_REGISTRATION", value_parser = FalseyValueParser::new())]
     pub no_registration: bool,
 
-    /// Do not talk to a Kubernetes API server.
+    /// How to reach the Kubernetes API, outside of a pod
+    /// [default: the pod's service account].
+    #[arg(long, env = "RDS_CSI_KUBECONFIG", value_name = "FILE", conflicts_with = "no_kubernetes")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// Do not talk to a Kubernetes API server. Then nobody tells the agent whether an attachment
+    /// still exists: block volumes that two nodes may have are refused.
     #[arg(long, env = "RDS_CSI_NO_KUBERNETES", value_parser = FalseyValueParser::new())]
     pub no_kubernetes: bool,
 }

@@ -15,18 +15,23 @@
 //! - [`deadline`]: how long a call may take;
 //! - [`agent`]: the connection to the agent, and what is said when there is none;
 //! - [`raw`]: the codec that leaves messages alone;
+//! - [`attachments`]: answers the agent's questions after attachments, by [`verdict`] of what
+//!   [`kubernetes`] says;
 //! - [`registration`]: making ourselves known to kubelet.
 
 pub mod agent;
+pub mod attachments;
 pub mod config;
 pub mod deadline;
 pub mod forward;
 pub mod identity;
+pub mod kubernetes;
 pub mod raw;
 pub mod registration;
 pub mod serve;
 pub mod socket;
 pub mod topology;
+pub mod verdict;
 
 use std::path::PathBuf;
 

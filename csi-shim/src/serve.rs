@@ -4,18 +4,22 @@ use std::pin::pin;
 use std::time::Duration;
 
 use rds_csi_proto::csi::identity_server::IdentityServer;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
 use crate::ShimError;
 use crate::agent::Agent;
+use crate::attachments;
 use crate::config::Args;
 use crate::forward::{NodeForwarder, Place};
 use crate::identity::IdentityService;
+use crate::kubernetes::{Kubernetes, Source};
 use crate::registration;
 use crate::socket::listen;
 use crate::topology;
+use crate::verdict::Who;
 
 /// What a call in progress gets at shutdown: less than the 30 s after which Kubernetes
 /// kills a container. A call that is cut off is repeated by kubelet.
@@ -33,11 +37,12 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), ShimError> {
         version = env!("CARGO_PKG_VERSION"), driver = args.driver_name, node = %args.node_name,
         endpoint = %args.endpoint.display(), agent = %args.agent_socket.display(), "serving CSI"
     );
+    // Ends with this call.
+    let mut answering = JoinSet::new();
     if !args.no_kubernetes {
-        tracing::info!(
-            "nothing of this release talks to the Kubernetes API from here: no Events are posted \
-             and no VolumeAttachments are watched"
-        );
+        let source = args.kubeconfig.clone().map_or(Source::ServiceAccount, Source::Kubeconfig);
+        let who = Who { driver: args.driver_name.clone(), node: args.node_name.clone() };
+        answering.spawn(attachments::run(agent.clone(), Kubernetes::new(source), who));
     }
 
     let identity = IdentityService::new(args.driver_name.clone(), &agent, !topology.is_empty());

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rds_csi_proto::agent::attachments_server::AttachmentsServer;
 use rds_csi_proto::agent::sessions_server::SessionsServer;
 use rds_csi_proto::csi::node_server::NodeServer;
 use tokio::net::UnixListener;
@@ -73,6 +74,14 @@ pub async fn serve(options: ServeOptions) -> Result<()> {
         give_to_group(&options.socket, group);
     }
 
+    let answerers = keeper.answerers().clone();
+    let stop = {
+        let answerers = answerers.clone();
+        async move {
+            stop_signal().await;
+            answerers.close();
+        }
+    };
     let allowed = options.allow_uid.clone();
     let server = Server::builder()
         .layer(CountCalls(metrics))
@@ -80,7 +89,8 @@ pub async fn serve(options: ServeOptions) -> Result<()> {
         .layer(CatchPanics)
         .add_service(NodeServer::new(node))
         .add_service(SessionsServer::new(SessionsService::new(keeper, journal)))
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop_signal());
+        .add_service(AttachmentsServer::new(answerers))
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop);
     info!(socket = %options.socket.display(), version = env!("CARGO_PKG_VERSION"), "serving");
     // Without systemd there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);

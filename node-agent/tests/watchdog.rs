@@ -165,6 +165,7 @@ async fn start(dir: &Path) -> Keeper {
         shield: true,
         io_timeout_secs: 0,
         reattach_check_secs: 60,
+        arrival: None,
     };
     // Nothing answers there; the session's task lives on all the same.
     keeper.attach(spec, Duration::from_millis(100)).await.unwrap_err();

@@ -1,6 +1,9 @@
 //! What ControllerPublish hands to the node: where the volume is, and as whom to connect.
 
 use std::collections::HashMap;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
 
 use crate::ids::{HostNqn, InvalidName, Nqn, Portal};
 
@@ -12,6 +15,8 @@ pub const NQN: &str = "nqn";
 pub const NVME_ADDRESS: &str = "nvmeAddress";
 /// Data portal port.
 pub const NVME_PORT: &str = "nvmePort";
+/// What tells this attachment from others of the same host NQN; only there if there are such.
+pub const ARRIVAL: &str = "arrival";
 
 /// The attachment of one volume to one node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +27,49 @@ pub struct PublishContext {
     pub host_nqn: HostNqn,
     /// Where.
     pub portal: Portal,
+    /// For a volume whose nodes connect as the same host: which arrival of this node it is.
+    /// Then the target cannot keep a node out that was detached by force, and the node's agent
+    /// has to ask whether its attachment still exists before it lets I/O go on.
+    pub arrival: Option<Arrival>,
+}
+
+/// Something that no other attachment of the volume has. It says nothing by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Arrival(String);
+
+impl Arrival {
+    /// As text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Arrival {
+    type Err = ContextError;
+
+    fn from_str(text: &str) -> Result<Self, ContextError> {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
+        match (1..=64).contains(&text.len()) && text.bytes().all(plain) {
+            true => Ok(Self(text.to_owned())),
+            false => Err(ContextError::Arrival(text.to_owned())),
+        }
+    }
+}
+
+impl TryFrom<String> for Arrival {
+    type Error = ContextError;
+
+    fn try_from(text: String) -> Result<Self, ContextError> {
+        text.parse()
+    }
+}
+
+impl From<Arrival> for String {
+    fn from(arrival: Arrival) -> Self {
+        arrival.0
+    }
 }
 
 /// A publish context that cannot be used.
@@ -39,6 +87,12 @@ pub enum ContextError {
     /// A key is there with an unusable value.
     #[error("publish context: {0}")]
     Invalid(#[from] InvalidName),
+    /// An arrival that no controller has made.
+    #[error(
+        "publish context: arrival is {0:?}, and not 1 to 64 letters, digits or '-': it has to be \
+         passed on unchanged"
+    )]
+    Arrival(String),
 }
 
 impl PublishContext {
@@ -57,19 +111,33 @@ impl PublishContext {
             host_nqn: get(HOST_NQN)?.parse()?,
             nqn: get(NQN)?.parse()?,
             portal: Portal::parse(get(NVME_ADDRESS)?, get(NVME_PORT)?)?,
+            arrival: map.get(ARRIVAL).map(|text| text.parse()).transpose()?,
         })
     }
 
     /// The map that travels in ControllerPublishVolumeResponse.
     #[must_use]
     pub fn to_map(&self) -> HashMap<String, String> {
-        HashMap::from([
-            (NQN.to_owned(), self.nqn.to_string()),
-            (HOST_NQN.to_owned(), self.host_nqn.to_string()),
-            (NVME_ADDRESS.to_owned(), self.portal.address().to_string()),
-            (NVME_PORT.to_owned(), self.portal.port().to_string()),
-        ])
+        let mut map = identity(&self.nqn, &self.host_nqn, self.arrival.as_ref());
+        map.insert(NVME_ADDRESS.to_owned(), self.portal.address().to_string());
+        map.insert(NVME_PORT.to_owned(), self.portal.port().to_string());
+        map
     }
+}
+
+/// The part of a publish context that differs from one attachment of a volume to the next.
+/// Where the portal is may change under an attachment that stays the same.
+#[must_use]
+pub fn identity(
+    nqn: &Nqn,
+    host_nqn: &HostNqn,
+    arrival: Option<&Arrival>,
+) -> HashMap<String, String> {
+    let pair = |key: &str, value: String| (key.to_owned(), value);
+    [pair(NQN, nqn.to_string()), pair(HOST_NQN, host_nqn.to_string())]
+        .into_iter()
+        .chain(arrival.map(|a| pair(ARRIVAL, a.as_str().to_owned())))
+        .collect()
 }
 
 #[cfg(test)]
@@ -83,6 +151,7 @@ mod tests {
             nqn: "nqn.2000-02.com.mikrotik:pvc-x".parse().unwrap(),
             host_nqn: HostNqn::random(),
             portal: Portal::parse("10.0.0.2", "4420").unwrap(),
+            arrival: None,
         };
         let map = context.to_map();
         assert_eq!(PublishContext::from_map(&map).unwrap(), context);
@@ -91,6 +160,23 @@ mod tests {
             partial.remove(key);
             let message = PublishContext::from_map(&partial).unwrap_err().to_string();
             assert!(message.contains(key), "{message}");
+        }
+    }
+
+    #[test]
+    fn an_arrival_travels_along_and_is_never_ignored() {
+        let context = PublishContext {
+            nqn: "nqn.2000-02.com.mikrotik:pvc-x".parse().unwrap(),
+            host_nqn: HostNqn::random(),
+            portal: Portal::parse("10.0.0.2", "4420").unwrap(),
+            arrival: Some("a-1".parse().unwrap()),
+        };
+        let mut map = context.to_map();
+        assert_eq!(PublishContext::from_map(&map).unwrap(), context);
+        for bad in ["", "a b", &"x".repeat(65)] {
+            map.insert(ARRIVAL.to_owned(), bad.to_owned());
+            let message = PublishContext::from_map(&map).unwrap_err().to_string();
+            assert!(message.contains("arrival"), "{message}");
         }
     }
 }

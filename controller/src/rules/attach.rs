@@ -37,7 +37,7 @@
 
 use rds_csi_proto::ids::HostNqn;
 
-use super::attachment::{Allow, Attachment, Hosts, NodeKey, Sharing};
+use super::attachment::{Allow, Attachment, Grant, Hosts, NodeKey, Sharing};
 use super::owner::Stage;
 pub use super::refusal::Refusal;
 
@@ -159,10 +159,6 @@ pub struct Publish {
     pub hosts: Hosts,
     /// Whether it may be the second node.
     pub may_share: MayShare,
-    /// Whether each node's agent asks if its attachment still exists before it connects
-    /// again. Only then may two nodes connect as the same host: the target cannot shut out
-    /// one of them for good.
-    pub gated: bool,
     /// How many seconds a migration may take.
     pub limit: u64,
     /// Seconds of Unix time.
@@ -173,9 +169,9 @@ pub struct Publish {
     pub closed: HostNqn,
 }
 
-/// Decides on a ControllerPublish. Done gives the host NQN for the node.
+/// Decides on a ControllerPublish. Done gives what the node connects with.
 #[must_use]
-pub fn publish(view: View<'_>, request: &Publish) -> Step<HostNqn> {
+pub fn publish(view: View<'_>, request: &Publish) -> Step<Grant> {
     let held = match view.stage {
         Stage::Deleting => return Step::Refused(Refusal::Deleting),
         Stage::Filling(_) => return Step::Refused(Refusal::Filling),
@@ -188,7 +184,7 @@ pub fn publish(view: View<'_>, request: &Publish) -> Step<HostNqn> {
         }
         return match restore(view, held) {
             Some(change) => Step::Change(change),
-            None => Step::Done(held.host_of(&request.node)),
+            None => Step::Done(held.grant_of(&request.node)),
         };
     }
     if let Some(refusal) = refuse(held, request) {
@@ -208,7 +204,7 @@ pub fn publish(view: View<'_>, request: &Publish) -> Step<HostNqn> {
 }
 
 /// A new attachment of a volume that nobody has.
-fn attach(view: View<'_>, request: &Publish) -> Step<HostNqn> {
+fn attach(view: View<'_>, request: &Publish) -> Step<Grant> {
     if view.exported || !Allow::is_nobody(view.allow) {
         return Step::Change(close(Why::Close, &request.closed));
     }
@@ -241,7 +237,8 @@ fn refuse(held: &Attachment, request: &Publish) -> Option<Refusal> {
         }
         (Some(_), _) => Some(Refusal::HeldByTwo(held.clone())),
         (None, MayShare::Unproven(why)) => Some(Refusal::NotAMigration(held.clone(), why.clone())),
-        (None, MayShare::Yes) if held.hosts == Hosts::One && !request.gated => {
+        // The target could not shut out one of them for good.
+        (None, MayShare::Yes) if held.hosts == Hosts::One => {
             Some(Refusal::NotAMigration(held.clone(), ONE_HOST.into()))
         }
         (None, MayShare::Yes) => None,
@@ -249,8 +246,9 @@ fn refuse(held: &Attachment, request: &Publish) -> Option<Refusal> {
 }
 
 const ONE_HOST: &str = "both nodes would connect as the same host, and one that is detached by \
-    force could come back and write. That takes a RouterOS that allows a list of hosts and a \
-    controller with --allow-host-list, given before the first node is attached";
+    force could come back and write. That takes a controller with Kubernetes, whom the nodes' \
+    agents can ask, or a RouterOS that allows a list of hosts and --allow-host-list; either \
+    before the first node is attached";
 
 /// What is missing for the nodes on record. The allowed hosts are never corrected under an
 /// export that is on, nor together with turning it on: who is connected by the wrong ones

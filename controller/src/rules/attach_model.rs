@@ -18,7 +18,7 @@ use super::*;
 
 #[path = "attach_model_tables.rs"]
 mod tables;
-use tables::{Id, Said, Shown, Tables, host, key};
+use tables::{Id, Said, Shown, Tables, host};
 
 const NODES: usize = 3;
 /// More epochs than a world ever knows of at one time.
@@ -49,6 +49,8 @@ enum Bug {
     OpenBetween,
     /// The gate opens as soon as an attachment is asked for.
     GateTrustsAWish,
+    /// It opens for whatever attachment the node has.
+    GateTakesAny,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -132,7 +134,7 @@ impl World {
     /// An epoch is random, and so none that anything knows of: the smallest such number, so
     /// that equal worlds are equal.
     fn unused_epoch(&self, t: &Tables) -> u8 {
-        let hosts = t.hosts.borrow();
+        let grants = t.grants.borrow();
         let changes = t.changes.borrow();
         let mut used = 1 | t.stages.borrow().epochs[usize::from(self.stage)];
         used |= t.allows.borrow().epochs[usize::from(self.allow)];
@@ -145,9 +147,9 @@ impl World {
             }
         }
         for n in 0..NODES {
-            let known = (0..hosts.values.len()).filter(|h| self.known[n] & (1 << h) != 0);
-            used |= known.map(|h| hosts.epochs[h]).fold(0, |a, b| a | b);
-            used |= self.connected[n].map_or(0, |h| hosts.epochs[usize::from(h)]);
+            let known = (0..grants.values.len()).filter(|h| self.known[n] & (1 << h) != 0);
+            used |= known.map(|h| grants.epochs[h]).fold(0, |a, b| a | b);
+            used |= self.connected[n].map_or(0, |h| grants.epochs[usize::from(h)]);
         }
         let epoch = used.trailing_ones() as u8;
         assert!(epoch < EPOCHS, "too few epochs");
@@ -312,27 +314,29 @@ impl World {
     /// nothing of this for as long as that lasts: it needs no state of its own.
     fn of_nodes(&self, setup: &Setup, t: &Tables, may: &mut May<'_>) {
         for n in 0..NODES {
-            // The agent's gate: asked after the connection is made and before any write, so
-            // that an export toggled in between ends that connection. It opens for an
-            // attachment that is complete and not being ended: one that is only wanted is not
-            // on record yet, and would be taken away without a toggle.
+            // The agent's gate: asked after the connection is made and before any write, so that
+            // an export toggled in between ends it. It opens for an attachment that is complete:
+            // one that is only wanted would be taken away without a toggle.
             let exists = match setup.bug {
                 Bug::GateTrustsAWish => self.claims[n] != Claim::None,
                 _ => self.claims[n] == Claim::Attached,
             };
-            // And for that very attachment, by its UID: not for a later one of the same node.
-            let gated = setup.sharing == Sharing::Shared && setup.hosts == Hosts::One;
+            let gated = setup.sharing == Sharing::Shared && setup.hosts == Hosts::Gated;
+            // And for that very attachment, not for a later one of the same node.
+            let given = t.given_to(self.stage, n);
+            let same = |h: usize| match setup.bug {
+                Bug::GateTakesAny => true,
+                Bug::GateTrustsAWish => self.stale[n] & (1 << h) == 0,
+                _ => given == Some(h as Id),
+            };
             if self.exported && (exists || !gated) && self.connected[n].is_none() {
                 let admitted: Vec<Id> = {
-                    let (hosts, allows) = (t.hosts.borrow(), t.allows.borrow());
+                    let (grants, allows) = (t.grants.borrow(), t.allows.borrow());
                     let allow = &allows.values[usize::from(self.allow)];
-                    let admits =
-                        |host: &str| allow.is_empty() || allow.split(',').any(|a| a == host);
-                    let passes = |h: &usize| !gated || self.stale[n] & (1 << h) == 0;
-                    (0..hosts.values.len())
-                        .filter(|h| self.known[n] & (1 << h) != 0)
-                        .filter(passes)
-                        .filter(|h| admits(hosts.values[*h].as_str()))
+                    let admits = |by: &str| allow.is_empty() || allow.split(',').any(|a| a == by);
+                    (0..grants.values.len())
+                        .filter(|h| self.known[n] & (1 << h) != 0 && (!gated || same(*h)))
+                        .filter(|h| admits(grants.values[*h].host.as_str()))
                         .map(|h| h as Id)
                         .collect()
                 };
@@ -359,7 +363,6 @@ impl World {
             Sharing::Shared if writers > 2 => return Some(RWX),
             _ => {}
         }
-        let stages = t.stages.borrow();
         for n in 0..NODES {
             if self.claims[n] == Claim::None && self.connected[n].is_some() {
                 return Some(DETACHED);
@@ -370,15 +373,11 @@ impl World {
             if self.claims[n] != Claim::Attached {
                 continue;
             }
-            let host = match &stages.values[usize::from(self.stage)] {
-                Stage::Attached(a) if a.nodes().any(|k| k == &key(n)) => t.host(a.host_of(&key(n))),
-                _ => return Some(REVOKED),
-            };
-            if self.known[n] & (1 << host) == 0 {
+            let Some(given) = t.given_to(self.stage, n) else { return Some(REVOKED) };
+            if self.known[n] & (1 << given) == 0 {
                 return Some(REVOKED);
             }
         }
-        drop(stages);
         (!self.settles(setup, t)).then_some(PROGRESS)
     }
 
@@ -473,6 +472,7 @@ fn an_exclusive_volume_is_safe_in_every_order() {
 
 #[test]
 fn a_shared_volume_is_safe_in_every_order() {
+    holds("rwx, one host NQN and agents that ask", Sharing::Shared, Hosts::Gated);
     holds("rwx, one host NQN", Sharing::Shared, Hosts::One);
 }
 
@@ -490,8 +490,9 @@ fn a_mistake_is_found() {
         (Bug::LateForever, Sharing::Exclusive, REVOKED),
         (Bug::OpenBetween, Sharing::Exclusive, STALE),
         (Bug::GateTrustsAWish, Sharing::Shared, DETACHED),
+        (Bug::GateTakesAny, Sharing::Shared, STALE),
     ] {
-        let found = explore(&setup(sharing, Hosts::One, bug), AT_MOST);
+        let found = explore(&setup(sharing, Hosts::Gated, bug), AT_MOST);
         let (property, way) = found.expect_err("the checker sees nothing");
         println!("{bug:?}: {property}, in {} steps:\n  {}", way.len(), way.join("\n  "));
         assert_eq!(property, want, "{bug:?}");

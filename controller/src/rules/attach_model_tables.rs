@@ -7,7 +7,7 @@ use std::hash::Hash;
 
 use super::{Bug, Claim, EPOCHS, NODES, Order, Setup};
 use crate::rules::attach::*;
-use crate::rules::attachment::NodeKey;
+use crate::rules::attachment::{Grant, NodeKey};
 use crate::rules::owner::Stage;
 use rds_csi_proto::ids::HostNqn;
 
@@ -49,7 +49,7 @@ pub(super) enum Said {
 pub(super) type Shown = (Id, bool, Id);
 
 pub(super) struct Tables {
-    pub(super) hosts: RefCell<Table<HostNqn>>,
+    pub(super) grants: RefCell<Table<Grant>>,
     pub(super) stages: RefCell<Table<Stage>>,
     pub(super) allows: RefCell<Table<String>>,
     pub(super) changes: RefCell<Table<Change>>,
@@ -84,7 +84,7 @@ impl Tables {
             }
         }
         Self {
-            hosts: RefCell::new(Table::new()),
+            grants: RefCell::new(Table::new()),
             stages: RefCell::new(Table::new()),
             allows: RefCell::new(Table::new()),
             changes: RefCell::new(Table::new()),
@@ -106,8 +106,18 @@ impl Tables {
         self.allows.borrow_mut().id(allow, |a| self.epochs(a))
     }
 
-    pub(super) fn host(&self, host: HostNqn) -> Id {
-        self.hosts.borrow_mut().id(host, |h| self.epochs(h.as_str()))
+    pub(super) fn grant(&self, grant: Grant) -> Id {
+        self.grants.borrow_mut().id(grant, |g| self.epochs(g.host.as_str()))
+    }
+
+    /// What stands in the status of a node's VolumeAttachment: what it was given when that was
+    /// completed, and is on record for as long as it is not ended (property `REVOKED`).
+    pub(super) fn given_to(&self, stage: Id, n: usize) -> Option<Id> {
+        let given = match &self.stages.borrow().values[usize::from(stage)] {
+            Stage::Attached(a) if a.nodes().any(|k| k == &key(n)) => a.grant_of(&key(n)),
+            _ => return None,
+        };
+        Some(self.grant(given))
     }
 
     /// The real rules, on what is shown.
@@ -120,21 +130,21 @@ impl Tables {
             Step::Change(c) => {
                 Said::Change(self.changes.borrow_mut().id(c, |c| self.epochs(&format!("{c:?}"))))
             }
-            Step::Done(host) => Said::Done(host.map(|h| self.host(h))),
+            Step::Done(grant) => Said::Done(grant.map(|g| self.grant(g))),
             Step::Refused(_) => Said::Refused,
         };
         self.said.borrow_mut().insert((shown, order, sound), said);
         said
     }
 
-    fn ask(&self, shown: Shown, order: Order, setup: &Setup) -> Step<Option<HostNqn>> {
+    fn ask(&self, shown: Shown, order: Order, setup: &Setup) -> Step<Option<Grant>> {
         let (stages, allows) = (self.stages.borrow(), self.allows.borrow());
         let (stage, exported) = (&stages.values[usize::from(shown.0)], shown.1);
         let allow = allows.values[usize::from(shown.2)].as_str();
         let closed = host('8', 0);
         let some = |step| match step {
             Step::Change(c) => Step::Change(c),
-            Step::Done(host) => Step::Done(Some(host)),
+            Step::Done(grant) => Step::Done(Some(grant)),
             Step::Refused(why) => Step::Refused(why),
         };
         match order {
@@ -144,7 +154,6 @@ impl Tables {
                     sharing: setup.sharing,
                     hosts: setup.hosts,
                     may_share: MayShare::Yes,
-                    gated: true,
                     limit: 300,
                     now: 0,
                     fresh: host('4', epoch),

@@ -10,9 +10,8 @@ fn request(n: u8, sharing: Sharing) -> Publish {
     Publish {
         node: key(n),
         sharing,
-        hosts: Hosts::One,
+        hosts: Hosts::Gated,
         may_share: MayShare::Yes,
-        gated: true,
         limit: 300,
         now: 1_000,
         fresh: HostNqn::random(),
@@ -61,8 +60,12 @@ impl Item {
         panic!("no end in sight: {:?}", self.stage)
     }
 
-    fn publish(&mut self, request: &Publish) -> Result<HostNqn, Refusal> {
+    fn grant(&mut self, request: &Publish) -> Result<Grant, Refusal> {
         self.run(|view| publish(view, request))
+    }
+
+    fn publish(&mut self, request: &Publish) -> Result<HostNqn, Refusal> {
+        self.grant(request).map(|grant| grant.host)
     }
 
     fn unpublish(&mut self, request: &Unpublish) {
@@ -119,6 +122,30 @@ fn a_second_node_comes_only_for_a_migration() {
 }
 
 #[test]
+fn nodes_with_one_host_name_need_agents_that_ask() {
+    let one = |n| Publish { hosts: Hosts::One, ..request(n, Sharing::Shared) };
+    let mut item = Item::new();
+    assert_eq!(item.grant(&one(1)).unwrap().arrival, None);
+    // Also if the controller would have it otherwise by now: the first node's agent does not ask.
+    for second in [one(2), request(2, Sharing::Shared)] {
+        assert!(matches!(item.publish(&second), Err(Refusal::NotAMigration(..))));
+    }
+    // Of those that ask, each has something of its own every time that it comes.
+    let mut item = Item::new();
+    let mut given = vec![item.grant(&request(1, Sharing::Shared)).unwrap()];
+    for n in [2, 1, 2, 1] {
+        let grant = item.grant(&request(n, Sharing::Shared)).unwrap();
+        assert_eq!(item.grant(&request(n, Sharing::Shared)), Ok(grant.clone()), "repeated");
+        assert!(grant.arrival.is_some() && !given.contains(&grant), "{grant:?} of {given:?}");
+        given.push(grant);
+        item.unpublish(&leave(Some(3 - n)));
+    }
+    assert_eq!(item.grant(&request(1, Sharing::Exclusive)), Err(Refusal::OtherTerms));
+    item.unpublish(&leave(None));
+    assert_eq!(item.grant(&request(1, Sharing::Exclusive)).unwrap().arrival, None);
+}
+
+#[test]
 fn a_migration_that_is_stuck_is_told_of_and_not_torn_down() {
     let mut item = Item::new();
     item.publish(&request(1, Sharing::Shared)).unwrap();
@@ -137,9 +164,9 @@ fn a_migration_that_is_stuck_is_told_of_and_not_torn_down() {
 #[test]
 fn a_leaver_is_shut_out_before_the_other_goes_on() {
     for (hosts, departure, off) in [
-        (Hosts::One, Departure::Unproven, true),
+        (Hosts::Gated, Departure::Unproven, true),
         (Hosts::PerNode, Departure::Unproven, true),
-        (Hosts::One, Departure::Proven, false),
+        (Hosts::Gated, Departure::Proven, false),
         (Hosts::PerNode, Departure::Proven, false),
     ] {
         let mut item = Item::new();
@@ -152,7 +179,7 @@ fn a_leaver_is_shut_out_before_the_other_goes_on() {
             was_off |= !item.exported;
         }
         assert_eq!((was_off, item.exported, item.nodes()), (off, true, vec![key(1)]));
-        assert_eq!(item.allow.contains(gone.as_str()), hosts == Hosts::One);
+        assert_eq!(item.allow.contains(gone.as_str()), hosts == Hosts::Gated);
     }
 }
 

@@ -2,13 +2,13 @@
 //!
 //! ```text
 //! node=<key> host=<uuid> mode=rwo since=<unix>
-//! node=<key> host=<uuid> mode=rwx|rwl:<n>:<m> since=<unix>
-//! node=<short key>,<short key> host=<uuid> mode=rwx|rwl:<n>:<m> since=<unix>+<limit>
+//! node=<key> host=<uuid> mode=rwx|rwg:<n>:<m>|rwl:<n>:<m> since=<unix>
+//! node=<short key>,<short key> host=<uuid> mode=rwg:<n>:<m>|rwl:<n>:<m> since=<unix>+<limit>
 //! ```
 //!
-//! `rwl:<n>:<m>`: `node` was the nth to come, and m have come. Each time that a node comes it
-//! connects as another host, so that what it had queued when it was shut out stays out when
-//! it comes back.
+//! `<n>:<m>`: `node` was the nth to come, and m have come. Each time that a node comes it
+//! connects as another host (`rwl`), or is given another arrival (`rwg`), so that what it had
+//! queued when it was shut out stays out when it comes back.
 //!
 //! The last is a live migration: from the first node to the second, since `since`, which is
 //! the clock that survives every restart, for `limit` seconds.
@@ -16,6 +16,7 @@
 use std::fmt;
 use std::hash::{Hash, Hasher};
 
+use rds_csi_proto::context::Arrival;
 use rds_csi_proto::ids::{HostNqn, NodeName};
 use sha2::{Digest, Sha256};
 
@@ -108,16 +109,20 @@ pub enum Sharing {
     /// One node (`rwo`).
     Exclusive,
     /// Two nodes at most, during a live migration, for a raw block volume whose users agree
-    /// among themselves (`rwx`, `rwl`).
+    /// among themselves (`rwx`, `rwg`, `rwl`).
     Shared,
 }
 
 /// As whom the nodes of a shared attachment connect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Hosts {
-    /// All as the same host: the appliance is only known to take one name (`rwx`).
+    /// All as the same host: the appliance is only known to take one name (`rwx`). There is no
+    /// second one then.
     #[default]
     One,
+    /// All as the same host, and the agent of each asks whether its attachment still exists
+    /// before it lets I/O go on over a new connection (`rwg`).
+    Gated,
     /// Each as its own, made from the attachment's ([`HostNqn::of_node`]) and anew whenever it
     /// comes, for an appliance that takes a list (`rwl`).
     PerNode,
@@ -144,7 +149,7 @@ pub struct Attachment {
     /// Whether each node has a host NQN of its own.
     pub hosts: Hosts,
     /// The how-manieth to come `node` was, and how many have come: the target of a migration
-    /// is the last of them. Counted where each is another host ([`Hosts::PerNode`]).
+    /// is the last of them. Counted unless all are the same ([`Hosts::One`]).
     pub arrival: u16,
     pub arrivals: u16,
     /// Since when the present nodes hold it, in seconds of Unix time.
@@ -184,11 +189,23 @@ impl Attachment {
     #[must_use]
     pub fn host_of(&self, node: &NodeKey) -> HostNqn {
         match self.hosts {
-            Hosts::One => self.host.clone(),
-            Hosts::PerNode => {
-                self.host.of_node(&format!("{}#{}", node.short(), self.arrival_of(node)))
-            }
+            Hosts::One | Hosts::Gated => self.host.clone(),
+            Hosts::PerNode => self.own_of(node),
         }
+    }
+
+    /// What this node is given: differs each time that it comes.
+    #[must_use]
+    pub fn grant_of(&self, node: &NodeKey) -> Grant {
+        let gated = self.hosts == Hosts::Gated;
+        // A UUID is always one: [`Arrival`]'s letters are more than those of UUIDs.
+        let arrival = || self.own_of(node).host_id().parse().ok();
+        Grant { host: self.host_of(node), arrival: gated.then(arrival).flatten() }
+    }
+
+    /// A name that nobody else has, nor this node at another time.
+    fn own_of(&self, node: &NodeKey) -> HostNqn {
+        self.host.of_node(&format!("{}#{}", node.short(), self.arrival_of(node)))
     }
 
     fn arrival_of(&self, node: &NodeKey) -> u16 {
@@ -202,7 +219,7 @@ impl Attachment {
     #[must_use]
     pub fn allow(&self) -> Allow {
         match self.hosts {
-            Hosts::One => Allow(vec![self.host.clone()]),
+            Hosts::One | Hosts::Gated => Allow(vec![self.host.clone()]),
             Hosts::PerNode => Allow(self.nodes().map(|n| self.host_of(n)).collect()),
         }
     }
@@ -212,7 +229,7 @@ impl Attachment {
     pub fn joined_by(&self, target: NodeKey, limit: u64, now: u64) -> Self {
         let arrivals = match self.hosts {
             Hosts::One => 0,
-            Hosts::PerNode => self.arrivals.wrapping_add(1),
+            Hosts::Gated | Hosts::PerNode => self.arrivals.wrapping_add(1),
         };
         Self { since: now, arrivals, migration: Some(Migration { target, limit }), ..self.clone() }
     }
@@ -237,6 +254,7 @@ impl Attachment {
         match (self.sharing, self.hosts) {
             (Sharing::Exclusive, _) => "rwo".into(),
             (Sharing::Shared, Hosts::One) => "rwx".into(),
+            (Sharing::Shared, Hosts::Gated) => format!("rwg:{}:{}", self.arrival, self.arrivals),
             (Sharing::Shared, Hosts::PerNode) => format!("rwl:{}:{}", self.arrival, self.arrivals),
         }
     }
@@ -249,7 +267,11 @@ impl Attachment {
         let (sharing, hosts, arrivals) = match mode.as_str() {
             "rwo" => (Sharing::Exclusive, Hosts::One, "0:0"),
             "rwx" => (Sharing::Shared, Hosts::One, "0:0"),
-            list => (Sharing::Shared, Hosts::PerNode, list.strip_prefix("rwl:")?),
+            counted => match counted.split_once(':')? {
+                ("rwg", arrivals) => (Sharing::Shared, Hosts::Gated, arrivals),
+                ("rwl", arrivals) => (Sharing::Shared, Hosts::PerNode, arrivals),
+                _ => return None,
+            },
         };
         let (arrival, arrivals) = arrivals.split_once(':')?;
         let (arrival, arrivals) = (arrival.parse().ok()?, arrivals.parse().ok()?);
@@ -281,6 +303,15 @@ impl fmt::Display for Attachment {
             ),
         }
     }
+}
+
+/// What a node is given to connect with.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Grant {
+    /// As whom.
+    pub host: HostNqn,
+    /// Where others connect as the same host: what tells this attachment from all others.
+    pub arrival: Option<Arrival>,
 }
 
 /// Which hosts may connect; never none, which would mean any.

@@ -14,6 +14,7 @@ use crate::error::Error;
 use crate::routeros::DiskItem;
 use crate::routeros::wire::{Property, Switch};
 use crate::rules::attach::{self, Change, Departure, Export, MayShare, Step, View};
+use crate::rules::attachment::Grant;
 use crate::rules::owner::{NodeKey, OwnerTag, Stage};
 
 /// More changes than any rule needs from anywhere. One more, and somebody else is changing
@@ -42,18 +43,16 @@ impl Volumes {
             sharing: request.sharing,
             hosts: self.settings.attach.hosts,
             may_share: self.may_share(request, &tag).await,
-            // The agents of this version do not ask.
-            gated: false,
             limit: request.migration_timeout.as_secs(),
             now: unix_time(),
             fresh: HostNqn::random(),
             closed: HostNqn::closed(),
         };
         let what = format!("attaching {volume} to {}", request.node);
-        let host = self
+        let Grant { host, arrival } = self
             .carry_out("publish", &what, item, tag, |view| attach::publish(view, &wanted))
             .await?;
-        Ok(PublishContext { nqn, host_nqn: host, portal }.to_map())
+        Ok(PublishContext { nqn, host_nqn: host, portal, arrival }.to_map())
     }
 
     /// Detaches the volume from a node, or from all; on return the node cannot have it.

@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::error::{Error, Result};
 use crate::kernel::sysfs::{ControllerState, is_gone};
@@ -21,6 +21,10 @@ const FABRICS: &str = "/dev/nvme-fabrics";
 /// Seconds after which a lost controller gives its I/O back to the shield. With a shield
 /// exactly one layer may queue, and it is not this one.
 const FAST_IO_FAIL_SHIELDED: i32 = 0;
+
+/// Seconds for which the kernel reconnects by itself where other nodes connect as the same
+/// host: a connection may go on only after it was asked whether this node still has the volume.
+const NEVER_BY_ITSELF: i32 = 0;
 
 /// The option line for a session.
 #[must_use]
@@ -33,7 +37,7 @@ pub fn options(spec: &SessionSpec) -> String {
         spec.nqn,
         spec.host_nqn,
         spec.host_nqn.host_id(),
-        spec.ctrl_loss_tmo,
+        if spec.arrival.is_some() { NEVER_BY_ITSELF } else { spec.ctrl_loss_tmo },
         spec.reconnect_delay,
         spec.keep_alive_tmo,
         spec.nr_io_queues,
@@ -127,6 +131,28 @@ impl Held {
         self.order("delete_controller", "delete")
     }
 
+    /// Makes sure that the kernel gives it up when it is lost. That was said when it was made,
+    /// but some vendors' udev rules say otherwise of every controller.
+    ///
+    /// # Errors
+    /// If it is gone, or the kernel does not take it.
+    pub fn never_reconnect(&self) -> Result<()> {
+        let attribute = "ctrl_loss_tmo";
+        let never = NEVER_BY_ITSELF.to_string();
+        if self.read(attribute)?.as_ref() == Some(&never) {
+            return Ok(());
+        }
+        warn!(controller = self.name, "it was told to reconnect by itself (a udev rule?)");
+        self.write(attribute, &never, "set ctrl_loss_tmo of")?;
+        match self.read(attribute)? {
+            Some(now) if now == never => Ok(()),
+            now => Err(Error::Unavailable(format!(
+                "{} would reconnect by itself: its {attribute} is {now:?} after 0 was written",
+                self.name
+            ))),
+        }
+    }
+
     fn read(&self, attribute: &str) -> Result<Option<String>> {
         let mut text = String::new();
         let read = rustix::fs::openat(&self.dir, attribute, OFlags::RDONLY, Mode::empty())
@@ -140,9 +166,13 @@ impl Held {
     }
 
     fn order(&self, attribute: &str, action: &'static str) -> Result<()> {
+        self.write(attribute, "1", action)
+    }
+
+    fn write(&self, attribute: &str, value: &str, action: &'static str) -> Result<()> {
         rustix::fs::openat(&self.dir, attribute, OFlags::WRONLY, Mode::empty())
             .map_err(io::Error::from)
-            .and_then(|fd| File::from(fd).write_all(b"1"))
+            .and_then(|fd| File::from(fd).write_all(value.as_bytes()))
             .map_err(Error::kernel(action, &self.name))
     }
 }
@@ -176,6 +206,41 @@ mod tests {
         assert!(held.delete().is_err());
         assert_eq!(held.state().unwrap(), None);
         assert!(find("nqn.a").is_none());
+    }
+
+    #[test]
+    fn a_shared_volume_is_not_left_to_the_kernel() {
+        let mut spec = SessionSpec {
+            volume: "pvc-3f1e1c0a-9d6e-4a3c-8f54-0c7a6a0b7e21".parse().unwrap(),
+            nqn: "nqn.a:b".parse().unwrap(),
+            host_nqn: rds_csi_proto::ids::HostNqn::random(),
+            portal: rds_csi_proto::ids::Portal::parse("10.0.0.2", "4420").unwrap(),
+            ctrl_loss_tmo: -1,
+            reconnect_delay: 1,
+            keep_alive_tmo: 5,
+            nr_io_queues: 1,
+            shield: true,
+            io_timeout_secs: 0,
+            reattach_check_secs: 60,
+            arrival: None,
+        };
+        assert!(options(&spec).contains(",ctrl_loss_tmo=-1,"));
+        spec.arrival = Some("a-1".parse().unwrap());
+        assert!(options(&spec).contains(",ctrl_loss_tmo=0,"));
+
+        let class = tempfile::tempdir().unwrap();
+        let dir = class.path().join("nvme0");
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join("subsysnqn"), "nqn.a:b\n").unwrap();
+        let held = Held::find_in(class.path(), "nvme0", "nqn.a:b").unwrap().unwrap();
+        for (found, left) in [("0\n", "0\n"), ("6", "0")] {
+            fs::write(dir.join("ctrl_loss_tmo"), found).unwrap();
+            held.never_reconnect().unwrap();
+            assert_eq!(fs::read_to_string(dir.join("ctrl_loss_tmo")).unwrap(), left);
+        }
+        // Nobody takes what is written here.
+        fs::write(dir.join("ctrl_loss_tmo"), "off\n").unwrap();
+        held.never_reconnect().unwrap_err();
     }
 
     #[test]

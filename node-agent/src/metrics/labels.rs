@@ -3,6 +3,8 @@
 
 use rds_csi_proto::agent::State;
 
+use crate::session::machine::Attachment;
+
 /// All states, as labels and the command line name them.
 pub const STATES: [State; 9] = [
     State::Absent,
@@ -140,6 +142,19 @@ impl Attempt {
     }
 }
 
+/// What can be answered to whether an attachment still exists.
+pub const ANSWERS: [&str; 3] = ["exists", "gone", "unknown"];
+
+/// An answer's label.
+#[must_use]
+pub fn answer(answer: &Attachment) -> &'static str {
+    match answer {
+        Attachment::Exists => "exists",
+        Attachment::Gone(_) => "gone",
+        Attachment::Unknown(_) => "unknown",
+    }
+}
+
 /// What the start of the agent made of a session that it found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Adopted {
@@ -169,8 +184,8 @@ impl Adopted {
     }
 }
 
-/// The calls of both services on the socket, by the last part of their path.
-pub const RPCS: [&str; 14] = [
+/// The calls of all services on the socket, by the last part of their path.
+pub const RPCS: [&str; 15] = [
     "NodeStageVolume",
     "NodeUnstageVolume",
     "NodePublishVolume",
@@ -185,6 +200,7 @@ pub const RPCS: [&str; 14] = [
     "Fail",
     "History",
     "Watch",
+    "Answer",
 ];
 
 /// The name of a call by its path; whatever else is asked for is `other`.
@@ -216,7 +232,8 @@ mod tests {
         let mut node = false;
         for line in generated.iter().flat_map(|text| text.lines()) {
             if let Some(service) = line.strip_prefix("service ") {
-                node = service.starts_with("Node ") || service.starts_with("Sessions ");
+                let ours = ["Node ", "Sessions ", "Attachments "];
+                node = ours.iter().any(|name| service.starts_with(name));
             }
             let Some(rest) = line.trim().strip_prefix("rpc ").filter(|_| node) else { continue };
             let name = rest.split(['(', ' ']).next().unwrap_or_default();

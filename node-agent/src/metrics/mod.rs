@@ -33,6 +33,7 @@ use prometheus::{
 use rds_csi_proto::agent::State;
 
 use crate::error::{Error, Result};
+use crate::session::machine::Attachment;
 use crate::session::record::state_name;
 
 use labels::{Adopted, Attempt, Cause};
@@ -55,6 +56,7 @@ pub struct Metrics {
     outage: Histogram,
     stall: Histogram,
     attempts: IntCounterVec,
+    attachment_answers: IntCounterVec,
     adopted: IntGaugeVec,
     sweep: Histogram,
     sweeps_failed: IntCounter,
@@ -116,6 +118,11 @@ impl Metrics {
                  0x184, no_such_subsystem 0x182",
                 &["outcome"],
             )?,
+            attachment_answers: counters(
+                "rds_csi_agent_attachment_answers_total",
+                "Answers to whether a volume's attachment still exists",
+                &["answer"],
+            )?,
             adopted: IntGaugeVec::new(
                 Opts::new(
                     "rds_csi_agent_adopted_sessions",
@@ -153,6 +160,9 @@ impl Metrics {
         for outcome in Attempt::ALL {
             metrics.attempts.with_label_values(&[outcome.label()]);
         }
+        for answer in labels::ANSWERS {
+            metrics.attachment_answers.with_label_values(&[answer]);
+        }
         Ok(metrics)
     }
 
@@ -163,13 +173,14 @@ impl Metrics {
         )
         .map_err(fault)?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let own: [Box<dyn Collector>; 12] = [
+        let own: [Box<dyn Collector>; 13] = [
             Box::new(build),
             Box::new(self.transitions.clone()),
             Box::new(self.outages.clone()),
             Box::new(self.outage.clone()),
             Box::new(self.stall.clone()),
             Box::new(self.attempts.clone()),
+            Box::new(self.attachment_answers.clone()),
             Box::new(self.adopted.clone()),
             Box::new(self.sweep.clone()),
             Box::new(self.sweeps_failed.clone()),
@@ -212,6 +223,11 @@ impl Metrics {
     /// An attempt to connect ended.
     pub fn attempted(&self, outcome: Attempt) {
         self.attempts.with_label_values(&[outcome.label()]).inc();
+    }
+
+    /// Somebody said, or nobody could, what became of an attachment.
+    pub fn attachment_answered(&self, answer: &Attachment) {
+        self.attachment_answers.with_label_values(&[labels::answer(answer)]).inc();
     }
 
     /// The start of the agent looks for what is there: from now on 0 means none.

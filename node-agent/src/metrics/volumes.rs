@@ -217,6 +217,7 @@ pub(super) mod tests {
                 shield: true,
                 io_timeout_secs: 0,
                 reattach_check_secs: 60,
+                arrival: None,
             },
             state,
             since_unix_ms: 1_700_000_000_500,

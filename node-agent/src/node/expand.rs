@@ -161,6 +161,7 @@ mod tests {
                     shield: true,
                     io_timeout_secs: 0,
                     reattach_check_secs: 60,
+                    arrival: None,
                 },
                 state: State::Live,
                 since_unix_ms: 0,

@@ -165,6 +165,13 @@ impl StageRequest {
         let params =
             VolumeParams::from_volume_context(&request.volume_context).map_err(|e| invalid(&e))?;
         let spec = session_spec(&volume, context, &params);
+        if spec.arrival.is_some() && !spec.shield {
+            return Err(Error::Invalid(format!(
+                "volume {volume} may be on two nodes at once (its publish context has an arrival), \
+                 which takes the shield: only that can hold I/O until it is known whether this \
+                 node still has the volume; leave shield: \"false\" out of the StorageClass"
+            )));
+        }
         let made_from_other = request.volume_context.contains_key(context_keys::MADE_FROM);
         let mkfs_options = params.mkfs_options;
         Ok(Self { volume, staging, capability, spec, mkfs_options, made_from_other })
@@ -187,6 +194,7 @@ fn session_spec(volume: &VolumeId, context: PublishContext, params: &VolumeParam
         shield: session.shield,
         io_timeout_secs: session.io_timeout.map_or(0, |t| t.as_secs()),
         reattach_check_secs: session.reattach_check.as_secs(),
+        arrival: context.arrival,
     }
 }
 
@@ -247,6 +255,7 @@ mod tests {
             nqn: "nqn.2000-02.com.mikrotik:pvc-x".parse().unwrap(),
             host_nqn: HostNqn::random(),
             portal: Portal::parse("10.0.0.2", "4420").unwrap(),
+            arrival: None,
         };
         NodeStageVolumeRequest {
             volume_id: "pvc-3f1e1c0a-9d6e-4a3c-8f54-0c7a6a0b7e11".into(),
@@ -287,6 +296,20 @@ mod tests {
         let spec = StageRequest::parse(&request).unwrap().spec;
         assert_eq!((spec.keep_alive_tmo, spec.nr_io_queues, spec.ctrl_loss_tmo), (9, 7, -1));
         assert!(spec.shield);
+    }
+
+    #[test]
+    fn a_volume_that_two_nodes_may_have_needs_the_shield() {
+        let mut request = stage();
+        request.publish_context.insert("arrival".into(), "a-1".into());
+        let spec = StageRequest::parse(&request).unwrap().spec;
+        assert_eq!(spec.arrival, Some("a-1".parse().unwrap()));
+        request.volume_context.insert("shield".into(), "false".into());
+        let error = StageRequest::parse(&request).unwrap_err();
+        assert_eq!(error.code(), tonic::Code::InvalidArgument);
+        assert!(error.to_string().contains("shield"), "{error}");
+        request.publish_context.remove("arrival");
+        StageRequest::parse(&request).unwrap();
     }
 
     #[test]

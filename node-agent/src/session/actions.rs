@@ -18,9 +18,10 @@ use crate::kernel::{DeviceNumber, blocking, fabrics, iostat, refusal};
 use crate::metrics::Metrics;
 use crate::metrics::labels::Attempt;
 
+use super::answerers::Answerers;
 use super::cause;
 use super::content::{self, Samples, Since, Verdict};
-use super::machine::{Action, Attachment, ConnectFailure, Outcome};
+use super::machine::{Action, ConnectFailure, Outcome};
 use super::portal::Portals;
 use super::shield::Terms;
 use super::{Content, SessionSpec, shield};
@@ -54,6 +55,7 @@ pub(super) struct Context {
     /// Bounds how many volumes connect at once: after an outage of the appliance all of
     /// them want to.
     pub(super) connects: Arc<Semaphore>,
+    pub(super) answerers: Answerers,
     pub(super) metrics: Arc<Metrics>,
 }
 
@@ -63,10 +65,7 @@ pub(super) async fn carry_out(action: Action, context: Context) -> Outcome {
     match action {
         Action::Connect => Outcome::Connected(connect(context).await),
         Action::AskTarget => Outcome::Asked(ask(&context.spec).await.and_then(refused)),
-        // No config of this version asks (`gate_after`).
-        Action::AskAttachment => {
-            Outcome::Attachment(Attachment::Unknown("nobody can be asked".into()))
-        }
+        Action::AskAttachment => Outcome::Attachment(context.answerers.ask(&context.spec).await),
         Action::Rescan(name) => {
             let nqn = context.spec.nqn;
             let rescan = move || Held::find(&name, nqn.as_str())?.map_or(Ok(()), |c| c.rescan());
@@ -245,6 +244,18 @@ fn since(samples: &Samples, shield: DeviceNumber) -> Result<Since> {
     })
 }
 
+/// Where others connect as the same host: the kernel would not ask before it lets I/O go on.
+fn leave_reconnecting_to_us(spec: &SessionSpec) -> Result<()> {
+    let is_ours =
+        |c: &&sysfs::Controller| c.nqn == spec.nqn.as_str() && c.host_nqn == spec.host_nqn.as_str();
+    for controller in sysfs::controllers()?.iter().filter(is_ours) {
+        if let Some(held) = Held::find(&controller.name, &controller.nqn)? {
+            held.never_reconnect()?;
+        }
+    }
+    Ok(())
+}
+
 fn check_and_map(context: &Context, namespace: &Namespace, until: Instant) -> Result<Verdict> {
     // Held open from the check to the mapping, so that its number cannot be given to
     // another device between the two.
@@ -271,6 +282,9 @@ fn check_and_map(context: &Context, namespace: &Namespace, until: Instant) -> Re
     let verdict = content::compare(&device, &context.content, &context.samples, since)
         .map_err(Error::kernel("read", &namespace.name))?;
     let compared = began.elapsed();
+    if context.spec.arrival.is_some() {
+        leave_reconnecting_to_us(&context.spec)?;
+    }
     if verdict == Verdict::Same && context.spec.shield {
         crash::point("map.checked");
         let seen = shield::map(&dm, volume, namespace, Terms { until, while_active })?;

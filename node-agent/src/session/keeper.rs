@@ -18,6 +18,7 @@ use crate::kernel::udev::{self, Sign};
 use crate::kernel::{blocking, sysfs};
 use crate::metrics::Metrics;
 
+use super::answerers::Answerers;
 use super::beat::Board;
 use super::content::Samples;
 use super::copy::Copies;
@@ -86,6 +87,7 @@ impl Keeper {
             waker,
             portals: Portals::default(),
             connects: Arc::new(Semaphore::new(CONNECTS)),
+            answerers: Answerers::new(metrics.clone()),
             transitions,
             epoch: Instant::now(),
             metrics,
@@ -135,6 +137,7 @@ impl Keeper {
                 || old.host_nqn != spec.host_nqn
                 || old.nqn != spec.nqn
                 || old.portal != spec.portal
+                || old.arrival != spec.arrival
         });
         let handle = match known {
             Some(handle) if !stale => handle,
@@ -145,6 +148,7 @@ impl Keeper {
                     info!(%volume, "an earlier attachment's session is taken down first");
                     self.detach(&volume, deadline).await?;
                 }
+                self.refuse_what_could_not_come_back(&spec)?;
                 self.begin(spec).await?
             }
         };
@@ -178,6 +182,19 @@ impl Keeper {
         }
     }
 
+    /// Its first outage would be its last.
+    fn refuse_what_could_not_come_back(&self, spec: &SessionSpec) -> Result<()> {
+        if spec.arrival.is_none() || self.answerers().is_anybody_there() {
+            return Ok(());
+        }
+        Err(Error::Unavailable(format!(
+            "volume {} may be on two nodes at once, so after each loss of its session this agent \
+             has to ask Kubernetes whether the node still has it; there is no shim that could: \
+             see that the csi-shim's pod runs on this node, without --no-kubernetes",
+            spec.volume
+        )))
+    }
+
     async fn begin(&self, spec: SessionSpec) -> Result<Handle> {
         let _beginning = self.inner.beginning.lock().await;
         let record = SessionRecord {
@@ -202,9 +219,8 @@ impl Keeper {
             keep_alive: u64::from(spec.keep_alive_tmo) * 1000,
             io_timeout: (spec.io_timeout_secs > 0).then_some(spec.io_timeout_secs * 1000),
             jitter: u64::from(crc32fast::hash(volume.as_str().as_bytes())),
-            shared: false,
-            // Nobody can be asked yet.
-            gate_after: None,
+            shared: spec.arrival.is_some(),
+            gate_after: spec.reattach_check_secs.saturating_mul(1000),
         };
         let mut machine = Machine::new(config, shared.millis(Instant::now()));
         let lingering = self.inner.lingering.lock().unwrap_or_else(PoisonError::into_inner);
@@ -332,6 +348,12 @@ impl Keeper {
     #[must_use]
     pub fn connects_under_way(&self) -> usize {
         CONNECTS.saturating_sub(self.inner.shared.connects.available_permits())
+    }
+
+    /// Who can be asked for attachments.
+    #[must_use]
+    pub fn answerers(&self) -> &Answerers {
+        &self.inner.shared.answerers
     }
 
     /// This boot's identity.

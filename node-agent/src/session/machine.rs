@@ -256,6 +256,7 @@ impl Machine {
         self.busy = true;
         match &action {
             Action::Connect => {
+                self.gate.forget();
                 self.attempts += 1;
                 let cause = format!("attempt {}", self.attempts);
                 self.enter(State::Connecting, &cause);
@@ -397,6 +398,7 @@ impl Machine {
     }
 
     fn live(&mut self, now: Millis) {
+        self.gate.forget();
         self.last_live = Some(now);
         (self.attempts, self.portal) = (0, None);
         self.retry_at = now;

@@ -4,6 +4,7 @@
 //! it and carries out what it asks for; [`shield`] is the device that holds I/O.
 
 mod actions;
+pub mod answerers;
 pub mod beat;
 mod cause;
 pub mod content;
@@ -23,6 +24,7 @@ mod telemetry;
 use std::path::PathBuf;
 
 use rds_csi_proto::agent::State;
+use rds_csi_proto::context::Arrival;
 use rds_csi_proto::ids::{HostNqn, Nqn, Portal, VolumeId};
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +55,10 @@ pub struct SessionSpec {
     pub io_timeout_secs: u64,
     /// Seconds of outage after which the attachment is checked before reconnecting.
     pub reattach_check_secs: u64,
+    /// Given if other nodes connect as the same host. Then the attachment is checked after
+    /// every loss, and the kernel never reconnects by itself.
+    #[serde(default)]
+    pub arrival: Option<Arrival>,
 }
 
 /// A volume's device, ready for use.

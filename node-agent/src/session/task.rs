@@ -19,6 +19,7 @@ use crate::kernel::registry::Registration;
 use crate::metrics::Metrics;
 
 use super::actions::{self, Context};
+use super::answerers::Answerers;
 use super::beat::{Beat, Board};
 use super::content::{self, Samples};
 use super::copy::Copies;
@@ -64,6 +65,7 @@ pub(super) struct Shared {
     pub(super) waker: Waker,
     pub(super) portals: Portals,
     pub(super) connects: Arc<tokio::sync::Semaphore>,
+    pub(super) answerers: Answerers,
     pub(super) transitions: broadcast::Sender<TransitionRecord>,
     /// The zero of the machines' clock.
     pub(super) epoch: Instant,
@@ -249,6 +251,7 @@ impl Task {
             samples: self.record.samples.clone(),
             portals: self.shared.portals.clone(),
             connects: self.shared.connects.clone(),
+            answerers: self.shared.answerers.clone(),
             metrics: self.shared.metrics.clone(),
         };
         let (send, receive) = oneshot::channel();

@@ -31,7 +31,7 @@ pub(crate) fn appliance_reboots(seed: u64) -> Result<Fleet, String> {
                 io_timeout: None,
                 jitter: volume,
                 shared: false,
-                gate_after: None,
+                gate_after: 60_000,
             };
             let world = World::new(Rng::new(rng.next()), 5_000, gives_up, false);
             Sim::new(world, config, gate.clone())

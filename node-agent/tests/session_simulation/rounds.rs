@@ -24,14 +24,15 @@ pub(crate) struct Report {
 pub(crate) fn run(seed: u64, loud: bool) -> Report {
     let mut rng = Rng::new(seed);
     let keep_alive = rng.pick(&[1_000, 5_000, 5_000, 10_000]);
+    let shield = !rng.chance(8);
     let config = Config {
         host_nqn: String::new(),
-        shield: !rng.chance(8),
+        shield,
         keep_alive,
         io_timeout: rng.pick(&[None, None, Some(1_000), Some(10_000), Some(60_000)]),
         jitter: rng.next(),
-        shared: false,
-        gate_after: rng.pick(&[None, Some(1_000), Some(60_000)]),
+        shared: shield && rng.chance(25),
+        gate_after: rng.pick(&[1_000, 60_000, Millis::MAX]),
     };
     let gives_up = rng.chance(50);
     if loud {

@@ -8,7 +8,7 @@
 //! - [`csi`] makes the calls that kubelet and the sidecars would make;
 //! - [`writer`] is the pod: it appends checksummed records and reports each one;
 //! - [`faults`] takes the session away;
-//! - [`demo`], [`fencing`], [`snapshots`], [`refusals`], [`doctor`], [`hostile`] and [`matrix`]
+//! - [`demo`], [`fencing`], [`shared`], [`snapshots`], [`refusals`], [`doctor`], [`hostile`] and [`matrix`]
 //!   are the stories; [`report`] tells them.
 //! - [`packages`] and [`poweroff`] are about the agent as installed, in a guest whose
 //!   process 1 is [`systemd`];
@@ -37,6 +37,7 @@ mod poweroff;
 mod process;
 mod refusals;
 mod report;
+mod shared;
 mod snapshots;
 mod stack;
 mod state_disk;
@@ -61,11 +62,13 @@ struct Cli {
 enum Command {
     /// The main job with all faults, then the same without the shield, which must fail.
     Demo,
-    /// Everything that CI runs: the refusals, the fencing, the snapshots and the demo, one line
+    /// Everything that CI runs: the refusals, the fencing, the gate, the snapshots and the demo, one line
     /// a case.
     Ci,
     /// A volume moves to another node while the first still writes: it must be shut out.
     Fencing,
+    /// A volume whose nodes connect as the same host: it waits until it is known whose it is.
+    Shared,
     /// Snapshots of volumes that are written to, restored beside them.
     Snapshots {
         /// The file system of the first volume.
@@ -214,10 +217,12 @@ fn main() -> ExitCode {
             Command::Ci => {
                 let refusals = refusals::run().await;
                 let fencing = fencing::run().await;
+                let fencing = shared::run().await && fencing;
                 let snapshots = snapshots::run(snapshots::Kind::Ext4).await;
                 demo::run().await && refusals && fencing && snapshots
             }
             Command::Fencing => fencing::run().await,
+            Command::Shared => shared::run().await,
             Command::Snapshots { fs } => snapshots::run(fs).await,
             Command::Refusals => refusals::run().await,
             Command::Bench { only, rounds } => bench::run(&only, rounds).await,

@@ -236,6 +236,7 @@ impl Host {
             nqn: "nqn.2000-02.com.mikrotik:pvc-x".parse().unwrap(),
             host_nqn: HostNqn::random(),
             portal: Portal::parse("10.0.0.2", "4420").unwrap(),
+            arrival: None,
         };
         let config = NodeConfig { node_id: "test".into(), max_volumes: 0 };
         let service = NodeService::new(sessions.clone(), journal.clone(), config).unwrap();

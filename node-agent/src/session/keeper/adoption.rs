@@ -175,6 +175,7 @@ mod tests {
             shield: true,
             io_timeout_secs: 0,
             reattach_check_secs: 60,
+            arrival: None,
         };
         SessionRecord {
             spec,

@@ -156,7 +156,8 @@ impl Machine {
     fn take_over(&mut self, controller: &str, lasts: Millis, now: Millis) -> Option<Action> {
         if self.config.shield {
             let in_vain = self.portal.is_some_and(|(seen, _)| seen != PortalSeen::Answers);
-            let over = in_vain || lasts >= TAKE_OVER;
+            // A shared one may come back only by our hand, and after a question.
+            let over = in_vain || self.config.shared || lasts >= TAKE_OVER;
             return (over && !self.deleted_just_now(controller, now))
                 .then(|| Action::GiveUp(controller.to_owned()));
         }

@@ -7,8 +7,8 @@
 //! knows Kubernetes.
 //!
 //! What has to be asked was found by searching all orders of events (docs/rwx.md): whether
-//! that very attachment, by its UID, is complete and not being ended; and after the new
-//! connection is made, so that an export toggled in between ends that connection.
+//! that very attachment, by what it was given, is complete and not being ended; and after the
+//! new connection is made, so that an export toggled in between ends that connection.
 
 use rds_csi_proto::agent::State;
 
@@ -32,6 +32,14 @@ pub(super) struct Gate {
     ask_at: Millis,
 }
 
+impl Gate {
+    /// An answer serves one connection. Its name and number do not tell it from the next one:
+    /// the kernel reuses the first, and a target whose export was made anew the second.
+    pub(super) fn forget(&mut self) {
+        (self.asked_on, self.answer) = (None, None);
+    }
+}
+
 /// Whether I/O may be given back.
 pub(super) enum Pass {
     Open,
@@ -42,9 +50,10 @@ pub(super) enum Pass {
 impl Machine {
     /// Decides on the way back over this controller. `first`: nothing was ever written by
     /// this session or the one before it, and the volume was staged for an attachment that
-    /// was complete.
+    /// was complete. Where others connect as the same host even that may be long ago.
     pub(super) fn gate(&mut self, on: &Controller, first: bool, now: Millis) -> Pass {
-        if first || !self.must_ask(now) {
+        let long = !first && self.lost_for(now).is_some_and(|lost| lost >= self.config.gate_after);
+        if !self.config.shared && !long {
             return Pass::Open;
         }
         let on = (on.name.clone(), on.cntlid.clone());
@@ -56,20 +65,17 @@ impl Machine {
             Some((Attachment::Exists, at)) if now.saturating_sub(*at) <= FRESH => Pass::Open,
             // Its host NQN proves the claim, unless others have the same.
             Some((Attachment::Unknown(_), _)) if !self.config.shared => Pass::Open,
-            _ if now >= self.gate.ask_at => Pass::Ask,
-            Some((Attachment::Unknown(why), _)) => {
-                self.reason = format!(
-                    "connected, but whether this node may still have the volume is not known: {why}"
-                );
-                Pass::Closed
+            answer => {
+                // Also while it is asked again.
+                if let Some((Attachment::Unknown(why), _)) = answer {
+                    self.reason = format!(
+                        "connected, but whether this node may still have the volume is not \
+                         known: {why}"
+                    );
+                }
+                if now >= self.gate.ask_at { Pass::Ask } else { Pass::Closed }
             }
-            _ => Pass::Closed,
         }
-    }
-
-    fn must_ask(&self, now: Millis) -> bool {
-        let Some(after) = self.config.gate_after else { return false };
-        self.config.shared || self.lost_for(now).is_some_and(|lost| lost >= after)
     }
 
     fn lost_for(&self, now: Millis) -> Option<Millis> {
@@ -78,8 +84,7 @@ impl Machine {
 
     /// While there is nothing to connect to.
     pub(super) fn should_ask_while_away(&mut self, now: Millis) -> bool {
-        let Some(after) = self.config.gate_after else { return false };
-        let long = self.lost_for(now).is_some_and(|lost| lost >= after);
+        let long = self.lost_for(now).is_some_and(|lost| lost >= self.config.gate_after);
         if !long || now < self.gate.ask_at {
             return false;
         }

@@ -52,7 +52,7 @@ impl Story {
             io_timeout: None,
             jitter: 7,
             shared: false,
-            gate_after: None,
+            gate_after: Millis::MAX,
         };
         Self { machine: Machine::new(config, 0), now: 0 }
     }
@@ -61,7 +61,7 @@ impl Story {
     fn gated(shared: bool) -> Self {
         let mut story = Self::live();
         story.machine.config.shared = shared;
-        story.machine.config.gate_after = Some(60_000);
+        story.machine.config.gate_after = 60_000;
         story
     }
 
@@ -752,6 +752,43 @@ fn what_nobody_knows_keeps_a_shared_volume_waiting_and_no_other() {
     story.done(Outcome::Attachment(Attachment::Exists));
     let back = story.sees(&[&another()], Some(shield(1, false)));
     assert_eq!(back, Some(Action::Map(namespace(2, "w1"))));
+}
+
+/// As seen in a guest: both the kernel's name and the target's number come again.
+#[test]
+fn an_answer_does_not_serve_the_next_connection_of_the_same_name_and_number() {
+    let mut story = Story::gated(true);
+    assert_eq!(story.comes_back_after(7_000), Some(Action::AskAttachment));
+    story.done(Outcome::Attachment(Attachment::Exists));
+    let back = story.sees(&[&another()], Some(shield(1, false)));
+    assert_eq!(back, Some(Action::Map(namespace(2, "w1"))));
+    story.done(Outcome::Mapped(namespace(2, "w1")));
+    assert_eq!(story.sees(&[&another()], Some(shield(2, true))), None);
+    assert_eq!(story.machine.state(), State::Live);
+    // Lost and found again within seconds, with another export.
+    let again = Controller { namespace: Some(namespace(3, "w2")), ..another() };
+    assert_eq!(story.sees(&[], Some(shield(2, false))), Some(Action::Connect));
+    story.done(Outcome::Connected(Ok(())));
+    let back = story.sees(&[&again], Some(shield(2, false)));
+    assert_eq!(back, Some(Action::AskAttachment));
+    // It is lost between the answer and the mapping.
+    story.done(Outcome::Attachment(Attachment::Exists));
+    assert_eq!(story.wait(1_000).sees(&[], Some(shield(2, false))), Some(Action::Connect));
+    story.done(Outcome::Connected(Ok(())));
+    let back = story.sees(&[&again], Some(shield(2, false)));
+    assert_eq!(back, Some(Action::AskAttachment));
+}
+
+#[test]
+fn a_shared_volume_is_asked_for_before_its_first_write_too() {
+    let mut story = Story::new();
+    story.machine.config.shared = true;
+    assert_eq!(story.sees(&[], None), Some(Action::Connect));
+    story.done(Outcome::Connected(Ok(())));
+    let up = controller(ControllerState::Live, Some(namespace(1, "w1")));
+    assert_eq!(story.sees(&[&up], None), Some(Action::AskAttachment));
+    story.done(Outcome::Attachment(Attachment::Exists));
+    assert_eq!(story.sees(&[&up], None), Some(Action::Map(namespace(1, "w1"))));
 }
 
 #[test]

@@ -24,10 +24,9 @@ pub struct Config {
     /// Whether other nodes connect as the same host: then a connection that succeeds proves
     /// nothing of this node's claim to the volume.
     pub shared: bool,
-    /// Outage after which the session is not given back before it is known that its
-    /// attachment still exists; `None` if there is nobody who could know. A shared volume is
-    /// never given back without.
-    pub gate_after: Option<Millis>,
+    /// Outage after which it is asked whether the attachment still exists before the session
+    /// is given back. A shared volume is never given back without an answer.
+    pub gate_after: Millis,
 }
 
 /// What is known of the attachment under which the volume was staged.
