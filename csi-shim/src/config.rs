@@ -48,7 +48,8 @@ pub struct Args {
     #[arg(long, env = "RDS_CSI_NO_REGISTRATION", value_parser = FalseyValueParser::new())]
     pub no_registration: bool,
 
-    /// How to reach the Kubernetes API, outside of a pod
+    /// How to reach the Kubernetes API, outside of a pod: a kubeconfig with a token, in JSON, as
+    /// `kubectl config view --raw --flatten -o json` prints it
     /// [default: the pod's service account].
     #[arg(long, env = "RDS_CSI_KUBECONFIG", value_name = "FILE", conflicts_with = "no_kubernetes")]
     pub kubeconfig: Option<PathBuf>,

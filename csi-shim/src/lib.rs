@@ -16,10 +16,11 @@
 //! - [`agent`]: the connection to the agent, and what is said when there is none;
 //! - [`raw`]: the codec that leaves messages alone;
 //! - [`attachments`]: answers the agent's questions after attachments, by [`verdict`] of what
-//!   [`kubernetes`] says;
+//!   [`kubernetes`] says, over [`api`];
 //! - [`registration`]: making ourselves known to kubelet.
 
 pub mod agent;
+pub mod api;
 pub mod attachments;
 pub mod config;
 pub mod deadline;

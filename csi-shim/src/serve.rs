@@ -11,11 +11,12 @@ use tonic::transport::Server;
 
 use crate::ShimError;
 use crate::agent::Agent;
+use crate::api::Source;
 use crate::attachments;
 use crate::config::Args;
 use crate::forward::{NodeForwarder, Place};
 use crate::identity::IdentityService;
-use crate::kubernetes::{Kubernetes, Source};
+use crate::kubernetes::Kubernetes;
 use crate::registration;
 use crate::socket::listen;
 use crate::topology;
@@ -42,7 +43,7 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), ShimError> {
     if !args.no_kubernetes {
         let source = args.kubeconfig.clone().map_or(Source::ServiceAccount, Source::Kubeconfig);
         let who = Who { driver: args.driver_name.clone(), node: args.node_name.clone() };
-        answering.spawn(attachments::run(agent.clone(), Kubernetes::new(source), who));
+        answering.spawn(attachments::run(agent.clone(), Kubernetes(source), who));
     }
 
     let identity = IdentityService::new(args.driver_name.clone(), &agent, !topology.is_empty());

@@ -162,7 +162,10 @@ async fn each_state_of_an_attachment_is_told_as_what_it_is() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("agent.sock");
     let admin = Admin::new(cluster.kubeconfig()).await;
-    let stop = start_shim(dir.path(), &cluster.kubeconfig_of("shim"));
+    // A copy, since the cluster takes its own with it.
+    let kubeconfig = dir.path().join("kubeconfig");
+    std::fs::copy(cluster.kubeconfig_of("shim"), &kubeconfig).unwrap();
+    let stop = start_shim(dir.path(), &kubeconfig);
     let agent = Agent::start(&socket);
     agent.has_a_shim().await;
     let spec = spec(VOLUME);
