@@ -24,15 +24,19 @@ use crate::config::{Args, DEFAULT_CLUSTER};
 use crate::credentials::CredentialsDir;
 use crate::csi::Service;
 use crate::fleet::Fleet;
+use crate::kubernetes::cache::Cache;
+use crate::kubernetes::leader::Leader;
 use crate::kubernetes::reconcile::Reconciler;
+use crate::kubernetes::story::Notes;
+use crate::kubernetes::telling::Teller;
 use crate::kubernetes::users::Users;
-use crate::kubernetes::{self, leader::Leader};
+use crate::kubernetes::{self, Cluster};
 use crate::metrics::{self, Metrics, Role};
 use crate::operations::Operations;
 use crate::orphans;
 use crate::routeros::{Appliance, Gate, transport};
 use crate::rules::owner::Hosts;
-use crate::volumes::{AttachSettings, Attachments, Settings, Volumes};
+use crate::volumes::{AttachSettings, Attachments, Settings, Silence, Story, Volumes};
 use crate::watch::watch;
 
 /// What is running may finish; kubelet kills after 30 s by default.
@@ -57,12 +61,18 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         false => Some(kubernetes::connect(&args.kubernetes).await?),
     };
     let gate = Arc::new(if alone { Gate::open() } else { Gate::shut() });
+    let notes = Arc::new(Notes::default());
+    let story: Arc<dyn Story> = match alone {
+        true => Arc::new(Silence),
+        false => Arc::clone(&notes) as _,
+    };
     let (mut members, mut all) = (Vec::new(), Vec::new());
     for config in appliances::read(&args)? {
         let appliance = open(&config, &metrics, &gate).await;
         all.push(Arc::clone(&appliance));
         let users = cluster.as_ref().map(|c| Users::new(c, args.driver_name.as_str()));
-        members.push(volumes(config, appliance, &args, metrics.attachments(), users));
+        let told = (metrics.attachments(), Arc::clone(&story));
+        members.push(volumes(config, appliance, &args, told, users));
     }
     if args.orphans.orphans {
         return orphans::run(&args.orphans, &members).await;
@@ -94,11 +104,11 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         results: metrics.reconciles(),
         patience: args.kubernetes.patience(),
     });
-    let mut leadership = cluster.map(|cluster| {
+    let mut leadership = cluster.as_ref().map(|cluster| {
         let (names, pod) = (&args.kubernetes, args.kubernetes.pod());
         let namespace = names.leader_election_namespace.as_deref();
         let lease = (args.driver_name.as_str(), pod.as_str());
-        Leader::start(&cluster, namespace, lease, Arc::clone(&gate), Arc::clone(&metrics))
+        Leader::start(cluster, namespace, lease, Arc::clone(&gate), Arc::clone(&metrics))
     });
     let serving = Server::builder()
         .add_service(IdentityServer::new(service.clone()))
@@ -125,6 +135,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
                     tokio::spawn(reconciler.run(stop.clone()));
                 }
             }
+        }
+        if let Some(cluster) = &cluster {
+            tell(cluster, &args, Arc::clone(&notes), &stop);
         }
         readings(&all, &args, &metrics, &stop);
         match &mut leadership {
@@ -197,6 +210,15 @@ fn readings(all: &[Arc<Appliance>], args: &Args, metrics: &Arc<Metrics>, stop: &
     }
 }
 
+/// Begins to tell the cluster what happens.
+fn tell(cluster: &Cluster, args: &Args, notes: Arc<Notes>, stop: &CancellationToken) {
+    let cache = Cache::start(cluster, args.driver_name.as_str(), stop);
+    let pod = args.kubernetes.pod();
+    let teller = Teller::new(cluster, cache, args.driver_name.as_str(), &pod);
+    let stop = stop.clone();
+    tokio::spawn(async move { notes.tell(teller, stop).await });
+}
+
 /// Counts what is attached, for the metrics of a new leader. No call waits for that: each reads
 /// the record of its own volume, and one on an appliance that is away fails by itself.
 async fn count(fleet: Arc<Fleet>, stop: CancellationToken) {
@@ -215,7 +237,7 @@ fn volumes(
     config: ApplianceConfig,
     appliance: Arc<Appliance>,
     args: &Args,
-    attachments: Arc<Attachments>,
+    (attachments, story): (Arc<Attachments>, Arc<dyn Story>),
     users: Option<Users>,
 ) -> Volumes {
     let settings = Settings {
@@ -238,7 +260,7 @@ fn volumes(
         },
         users,
     };
-    Volumes::new(settings, appliance, attachments)
+    Volumes::new(settings, appliance, attachments, story)
 }
 
 fn announce(args: &Args) {

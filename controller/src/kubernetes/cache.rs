@@ -36,6 +36,12 @@ impl Cache {
         Self { driver: driver.into(), volumes: follow(Api::all(client()), stop) }
     }
 
+    /// Returns when everything was read once.
+    pub(crate) async fn ready(&self) {
+        // An error says that nobody follows any more: we are ending.
+        self.volumes.wait_until_ready().await.ok();
+    }
+
     /// The volume's PV, if it is known.
     pub(crate) fn volume(&self, volume: &VolumeId) -> Option<Arc<PersistentVolume>> {
         let ours = |pv: &PersistentVolume| is_of(pv, &self.driver, volume);

@@ -2,14 +2,17 @@
 //!
 //! [`connect`] finds the cluster, [`leader`] decides which replica works (by the rule in
 //! [`lease`]), [`cache`] follows the objects that others look up, [`users`] asks who uses a
-//! volume, [`reconcile`] detaches what nothing asks for any more. Without Kubernetes
+//! volume, [`reconcile`] detaches what nothing asks for any more, [`story`] keeps what there is to
+//! tell until [`telling`] has written it, in the words of [`tale`]. Without Kubernetes
 //! (`--no-kubernetes`) nothing in here runs.
 
-#[allow(dead_code)] // Its users follow.
 pub(crate) mod cache;
 pub(crate) mod leader;
 mod lease;
 pub(crate) mod reconcile;
+pub(crate) mod story;
+mod tale;
+pub(crate) mod telling;
 pub(crate) mod users;
 
 use std::path::PathBuf;

@@ -109,7 +109,7 @@ impl Attachments {
 }
 
 /// How a migration ended, if this change ends one, and how long it took.
-fn ended(before: &Stage, after: &Stage, now: u64) -> Option<(&'static str, u64)> {
+pub(crate) fn ended(before: &Stage, after: &Stage, now: u64) -> Option<(&'static str, u64)> {
     let Stage::Attached(two) = before else { return None };
     let migration = two.migration.as_ref()?;
     let seconds = now.saturating_sub(two.since);

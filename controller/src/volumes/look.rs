@@ -40,10 +40,11 @@ impl Seen {
 }
 
 impl Volumes {
-    /// Takes what was seen into the numbers.
+    /// Takes what was seen into the numbers and the story.
     pub(crate) fn count(&self, seen: &[Seen]) {
         for one in seen {
             self.attachments.saw(&one.tag.volume, &one.tag.stage);
+            self.story.stands(&one.tag.volume, &one.tag.stage, None);
         }
     }
 

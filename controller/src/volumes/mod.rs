@@ -16,13 +16,15 @@ mod publish;
 mod request;
 mod snapshots;
 mod source;
+mod story;
 
-pub(crate) use attachments::Attachments;
+pub(crate) use attachments::{Attachments, ended};
 pub(crate) use create::CreatePlan;
 pub(crate) use look::Seen;
 pub(crate) use proof::{AttachSettings, ExportProof};
 pub(crate) use request::PublishRequest;
 pub(crate) use snapshots::{ListPlan, SnapshotPlan, page};
+pub(crate) use story::{News, Silence, Story};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -78,6 +80,7 @@ pub(crate) struct Volumes {
     pools: place::Pools,
     copies: progress::Copies,
     attachments: Arc<Attachments>,
+    story: Arc<dyn Story>,
     proof: ExportProof,
 }
 
@@ -86,10 +89,11 @@ impl Volumes {
         settings: Settings,
         appliance: Arc<Appliance>,
         attachments: Arc<Attachments>,
+        story: Arc<dyn Story>,
     ) -> Self {
         let proof = ExportProof::new(settings.attach.prove_off);
         let (pools, copies) = (place::Pools::default(), progress::Copies::default());
-        Self { settings, appliance, pools, copies, attachments, proof }
+        Self { settings, appliance, pools, copies, attachments, story, proof }
     }
 
     pub(crate) fn name(&self) -> &RdsName {

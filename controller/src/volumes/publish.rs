@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rds_csi_proto::context::PublishContext;
 use rds_csi_proto::ids::{HostNqn, NodeName, Nqn, Portal, VolumeId};
 
-use super::{PublishRequest, Volumes, portal};
+use super::{News, PublishRequest, Volumes, portal};
 use crate::crash;
 use crate::error::Error;
 use crate::routeros::DiskItem;
@@ -50,7 +50,9 @@ impl Volumes {
         };
         let what = format!("attaching {volume} to {}", request.node);
         let Grant { host, arrival } = self
-            .carry_out("publish", &what, item, tag, |view| attach::publish(view, &wanted))
+            .carry_out("publish", &what, Some(&request.node), item, tag, |view| {
+                attach::publish(view, &wanted)
+            })
             .await?;
         Ok(PublishContext { nqn, host_nqn: host, portal, arrival }.to_map())
     }
@@ -71,7 +73,8 @@ impl Volumes {
             closed: HostNqn::closed(),
         };
         let what = format!("detaching {volume}");
-        self.carry_out("unpublish", &what, item, tag, |view| attach::unpublish(view, &wanted)).await
+        self.carry_out("unpublish", &what, node, item, tag, |view| attach::unpublish(view, &wanted))
+            .await
     }
 
     /// Whether a second node may come. Kubernetes is asked only where that is the question.
@@ -101,6 +104,7 @@ impl Volumes {
         &self,
         call: &str,
         what: &str,
+        node: Option<&NodeName>,
         mut item: DiskItem,
         mut tag: OwnerTag,
         decide: impl Fn(View<'_>) -> Step<T>,
@@ -116,6 +120,7 @@ impl Volumes {
             let change = match decide(view) {
                 Step::Change(change) => change,
                 Step::Done(done) => {
+                    self.story.stands(&volume, &tag.stage, node);
                     if begun {
                         tracing::info!("{what}: done");
                     }
@@ -133,7 +138,10 @@ impl Volumes {
             begun = true;
             let seen =
                 self.apply(call, &volume, &tag, &change).await.map_err(|e| failed(e, true))?;
-            self.attachments.changed(&volume, &tag.stage, &change, unix_time());
+            let now = unix_time();
+            self.attachments.changed(&volume, &tag.stage, &change, now);
+            let (volume, before, change) = (&volume, &tag.stage, &change);
+            self.story.changed(&News { volume, node, before, change, now });
             (item, tag) = seen;
         }
         Err(failed(

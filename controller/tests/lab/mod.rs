@@ -76,6 +76,15 @@ const LOG: &str = match env!("CARGO_CRATE_NAME").as_bytes() {
 pub struct Process(Child);
 
 impl Process {
+    pub fn spawn(command: &mut Command) -> Self {
+        Self(command.spawn().unwrap())
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<Option<i32>> {
+        self.0.try_wait().unwrap().map(|status| status.code())
+    }
+
     /// Its memory, in millions of bytes.
     pub fn resident_mb(&self) -> f64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap();
@@ -116,7 +125,7 @@ pub struct Lab {
     pub rest: SocketAddr,
     pub url: String,
     password: String,
-    channel: Channel,
+    pub channel: Channel,
 }
 
 /// `target/<profile>/rds-sim`, beside the `deps` folder that this test runs from.
@@ -379,7 +388,7 @@ fn start_controller(dir: &Path, url: &str, flags: &[&str]) -> Process {
     Process(command.args(flags).spawn().unwrap())
 }
 
-async fn connect(socket: PathBuf) -> Channel {
+pub async fn connect(socket: PathBuf) -> Channel {
     for _ in 0..500 {
         let path = socket.clone();
         let connector = tower::service_fn(move |_| {

@@ -1,0 +1,10 @@
+//! Against a real API server: who leads among several controllers, and what the cluster is told.
+#![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
+
+#[path = "kubernetes/bench.rs"]
+mod bench;
+#[path = "kubernetes/election.rs"]
+mod election;
+mod lab;
+#[path = "kubernetes/told.rs"]
+mod told;
