@@ -7,6 +7,8 @@
 # Every step's whole output is in target/test-logs/STEP.log. Settings, from the environment:
 #   KERNELS        kernels that the guest steps run on, one after the other (default: 6.1)
 #   GUEST_TIMEOUT  seconds that a guest's scenarios may take (default: 2000)
+#   KUBE           build: etcd and kube-apiserver are built (10 minutes of processor time) for the
+#                  tests that need them; if-built: those are skipped where they are not (default: build)
 #
 # A step is a function step_NAME. It may call:
 #   one NAME COMMAND...      a command that is one test case, by its exit code
@@ -134,11 +136,16 @@ plain_build() {
 # from the start on, and only with what that leaves over.
 kube=
 kube_begun() {
+	if [[ ${KUBE:-build} == if-built && ! -x target/tools/kube/rds-kube ]]; then
+		echo "    skipped: tests against a Kubernetes API server (KUBE=if-built, and none is)"
+		kube=none
+		return
+	fi
 	nice -n 19 tests/kube/build.sh >"$logs/kube-build.log" 2>&1 </dev/null &
 	kube=$!
 }
 kube_built() {
-	[[ -n $kube ]] || kube_begun
+	[[ $kube != none ]] || return 0
 	if wait "$kube"; then return; fi
 	tally 0 1
 	complain "etcd and kube-apiserver could not be built: see $logs/kube-build.log"
@@ -150,6 +157,8 @@ step_unit() {
 	[[ -n $kube ]] || kube_begun
 	build || true
 	kube_built
+	local kube_required=1
+	[[ $kube != none ]] || kube_required=
 	local bad status=0 parts ok
 	[[ -s $logs/programs ]] || {
 		tally 0 1
@@ -159,7 +168,7 @@ step_unit() {
 	parts=$(mktemp -d)
 	awk -F'\t' '{ wait = $3 ~ /\/(outages|ssh|watchdog|refusals|forward|kubernetes)/; print !wait "\t" $0 }' "$logs/programs" |
 		sort -s -k1,1 | cut -f2- | tr '\t\n' '\0\0' |
-		RDS_KUBE_REQUIRED=1 xargs -0 -n 3 -P 3 tests/unit.sh "$parts" || status=$?
+		env ${kube_required:+RDS_KUBE_REQUIRED=1} xargs -0 -n 3 -P 3 tests/unit.sh "$parts" || status=$?
 	cat "$parts"/*.log >>"$log"
 	read -r ok bad < <(awk '/^test result: /{ p += $4; f += $6 } END { print p + 0, f + 0 }' "$log")
 	if ((status != 0 && bad == 0)) || ((ok == 0)); then

@@ -8,3 +8,5 @@ mod election;
 mod lab;
 #[path = "kubernetes/told.rs"]
 mod told;
+#[path = "kubernetes/users.rs"]
+mod users;
