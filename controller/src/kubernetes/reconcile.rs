@@ -195,7 +195,11 @@ async fn against(
         if !asked.unresolved.is_empty() || asked.places.contains(&(volume.clone(), node.clone())) {
             return Ok(Some("a VolumeAttachment may ask for it by now".to_owned()));
         }
-        let Some(pv) = users.persistent_volume(volume).await? else { return Ok(None) };
+        // Two clusters that were given the same cluster id take each other's volumes for their
+        // own; this one would detach all of the other's.
+        let Some(pv) = users.persistent_volume(volume).await? else {
+            return Ok(Some("no PersistentVolume here has it: it may be another cluster's".into()));
+        };
         let Some((namespace, claim)) = claim_of(&pv) else { return Ok(None) };
         let here =
             |name: &String| name.parse::<NodeName>().is_ok_and(|name| &NodeKey::of(&name) == node);

@@ -9,6 +9,7 @@
 //!   after the record;
 //! - each VolumeAttachment of this driver could be told which volume it is for: one that could
 //!   not may be for this one;
+//! - a PersistentVolume of this cluster has the volume: without one it may be another cluster's;
 //! - no pod on that node uses the claim. One that does was not ended by whoever removed the
 //!   VolumeAttachment (or the cluster was restored from a backup): it goes on, and it is told.
 
