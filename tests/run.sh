@@ -178,6 +178,7 @@ step_unit() {
 	fi
 	rm -rf "$parts"
 	grep -E '^test .* FAILED$' "$log" | sed 's/^/    /' || true
+	grep -E '^test .* FAILED$' "$log" | sed 's/^/    | /' >>"$complaints" || true
 	echo "    $ok passed, $bad failed, $(awk '/^test result: /{ s += $8 } END { print s + 0 }' "$log") ignored"
 	tally "$ok" "$bad"
 }
@@ -272,12 +273,14 @@ scenario_lines() {
 		tee -a "$log" | { grep --line-buffered -E '^(ok|FAILED) ' || true; } | sed -u "s/^/    ${beside:+$step: }/"
 	[[ ! -e $part.status ]] || status=$(sed 's/exit status //' "$part.status")
 	read -r ok bad < <(count_lines "$part")
-	rm -f "$part" "$part.status"
 	if ((status != 0 && bad == 0)) || ((ok + bad == 0)); then
 		bad=$((bad + 1))
 		complain "\`$*\` ended with $status: see $log"
 		tail -n 30 "$log" | sed 's/^/    | /'
 	fi
+	# Once more at the very end, with what was printed before: a long output is kept by its end only.
+	tr -d '\r' <"$part" | grep -E -B 8 '^FAILED ' | cut -c1-300 | sed 's/^/    | /' >>"$complaints" || true
+	rm -f "$part" "$part.status"
 	tally "$ok" "$bad"
 }
 step_crash() { # The part of the step `guest` that kills the agent, by itself.
@@ -320,7 +323,7 @@ finish() {
 		tally 0 1
 		complain "the run was cut off in step $step"
 	fi
-	sed 's/^/FAILED: /' "$complaints"
+	sed '/^    | /!s/^/FAILED: /' "$complaints"
 	local passed failed
 	read -r passed failed < <(sum)
 	rm -f "$tallies" "$complaints"
