@@ -91,6 +91,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         let listener = TcpListener::bind(address)
             .await
             .with_context(|| format!("cannot serve metrics on {address}"))?;
+        let address = listener.local_addr().unwrap_or(address);
+        tracing::info!(%address, "serving metrics");
         tokio::spawn(metrics::serve(listener, Arc::clone(&metrics), stop.clone()));
     }
     let path = &args.endpoint.0;

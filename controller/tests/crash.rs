@@ -8,8 +8,7 @@ mod lab;
 #[path = "crash/snapshots.rs"]
 mod snapshots;
 
-use std::collections::HashMap;
-
+use lab::deaths::each_death;
 use lab::*;
 use rds_csi_proto::csi::*;
 use serde_json::{Value, json};
@@ -91,12 +90,6 @@ async fn a_controller_that_dies_anywhere_leaves_nothing_undone() {
             let log = lab.controller_log();
             assert!(log.contains(&format!("crash point {point}")), "{point} was not passed");
             lab.restart_controller(&[]).await;
-            if ["publish.attach.after", "unpublish.detach.before", "unpublish.detach.after"]
-                .contains(point)
-            {
-                let other = lab.publish(ID, "node-2").await;
-                refused(other, tonic::Code::FailedPrecondition, "node-1");
-            }
             if repeat {
                 run(&lab).await.unwrap_or_else(|e| panic!("{point}: {e}"));
             }
@@ -114,55 +107,20 @@ async fn a_controller_that_dies_anywhere_leaves_nothing_undone() {
     }
 }
 
-/// The same in a live migration: whoever is on record is admitted afterwards, and nobody else.
+/// Whoever is on record afterwards has the volume, and nobody else gets it. With another one that
+/// takes over: kubernetes/failover.rs.
 #[tokio::test]
-async fn a_controller_that_dies_in_a_migration_lets_nobody_else_in() {
+async fn a_controller_that_dies_in_an_attachment_lets_nobody_else_in() {
     const LISTING: &[&str] = &["--allow-host-list", "--allow-shared-block"];
-    for point in [
-        "publish.join.before",
-        "publish.join.after",
-        "unpublish.shut-out.before",
-        "unpublish.shut-out.after",
-        "unpublish.leave.before",
-        "unpublish.leave.after",
-    ] {
-        let mut lab = Lab::start_with(&LISTING[..1], |_| {}).await;
+    each_death(24, &LISTING[..1], |death, mut lab| async move {
+        let point = death.point();
+        lab.restart_controller_at(&point, LISTING).await;
+        death.prepare(&lab, &lab.volumes()).await;
+        death.call(&lab.volumes()).await.unwrap_err();
+        let log = lab.controller_log();
+        assert!(log.contains(&format!("crash point {point}")), "{point} was not passed");
         lab.restart_controller(LISTING).await;
-        let mut request = create_request(ID);
-        request.volume_capabilities = vec![block(Mode::MultiNodeMultiWriter)];
-        lab.create_with(request).await.unwrap();
-        let on = |node| publish_request(ID, node, block(Mode::MultiNodeMultiWriter));
-        let host = |context: HashMap<String, String>| context["hostNqn"].clone();
-        let first = host(lab.publish_with(on("node-1")).await.unwrap());
-        let joins = point.starts_with("publish");
-        if !joins {
-            lab.publish_with(on("node-2")).await.unwrap();
-        }
-        lab.restart_controller_at(point, LISTING).await;
-        match joins {
-            true => drop(lab.publish_with(on("node-2")).await.unwrap_err()),
-            false => drop(lab.unpublish(ID, "node-1").await.unwrap_err()),
-        }
-        assert!(lab.controller_log().contains(&format!("crash point {point}")), "{point}");
-        lab.restart_controller(LISTING).await;
-        let second = host(lab.publish_with(on("node-2")).await.unwrap());
-        let third = lab.publish_with(on("node-3")).await;
-        let admitted = match joins {
-            true => {
-                refused(third, tonic::Code::FailedPrecondition, "node-1 and node-2");
-                format!("{first},{second}")
-            }
-            false => {
-                lab.unpublish(ID, "node-3").await.unwrap();
-                lab.unpublish(ID, "node-1").await.unwrap();
-                second
-            }
-        };
-        let item = lab.item(ID).await.unwrap();
-        assert_eq!(item["nvme-tcp-server-allow-host-name"], admitted, "{point}");
-        assert_eq!(item["nvme-tcp-export"], "true", "{point}");
-        lab.unpublish(ID, "").await.unwrap();
-        lab.delete(ID).await.unwrap_or_else(|e| panic!("{point}: {e}"));
-        assert!(lab.item(ID).await.is_none() && !lab.file_exists(ID).await, "{point}: leaked");
-    }
+        death.rules_hold(&lab, &lab.volumes()).await;
+    })
+    .await;
 }

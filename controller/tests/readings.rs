@@ -6,21 +6,10 @@ mod lab;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use lab::metrics::scrape;
 use lab::*;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const ID: &str = "pvc-3f1e1c0a-9d6e-4a3c-8f54-0c7a6a0b7e11";
-
-async fn scrape(address: SocketAddr) -> String {
-    let started = Instant::now();
-    let mut tcp = tokio::net::TcpStream::connect(address).await.unwrap();
-    let request = b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
-    tcp.write_all(request).await.unwrap();
-    let mut answer = String::new();
-    tcp.read_to_string(&mut answer).await.unwrap();
-    assert!(started.elapsed() < Duration::from_secs(2), "a scrape took {:?}", started.elapsed());
-    answer
-}
 
 async fn until(address: SocketAddr, what: &str, there: impl Fn(&str) -> bool) -> String {
     let started = Instant::now();

@@ -39,6 +39,12 @@ pub struct PublishContext {
 pub struct Arrival(String);
 
 impl Arrival {
+    /// Named by a host NQN that nobody connects as: as unique as that.
+    #[must_use]
+    pub fn of(host: &HostNqn) -> Self {
+        Self(host.host_id().to_owned())
+    }
+
     /// As text.
     #[must_use]
     pub fn as_str(&self) -> &str {

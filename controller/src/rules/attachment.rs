@@ -197,10 +197,11 @@ impl Attachment {
     /// What this node is given: differs each time that it comes.
     #[must_use]
     pub fn grant_of(&self, node: &NodeKey) -> Grant {
-        let gated = self.hosts == Hosts::Gated;
-        // A UUID is always one: [`Arrival`]'s letters are more than those of UUIDs.
-        let arrival = || self.own_of(node).host_id().parse().ok();
-        Grant { host: self.host_of(node), arrival: gated.then(arrival).flatten() }
+        let arrival = match self.hosts {
+            Hosts::Gated => Some(Arrival::of(&self.own_of(node))),
+            Hosts::One | Hosts::PerNode => None,
+        };
+        Grant { host: self.host_of(node), arrival }
     }
 
     /// A name that nobody else has, nor this node at another time.

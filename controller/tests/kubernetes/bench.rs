@@ -18,7 +18,10 @@ use serde_json::json;
 use tonic::Status;
 use tonic::transport::Channel;
 
+use crate::lab::metrics::{number, scrape};
 use crate::lab::*;
+
+pub const CONTROLLER: &str = env!("CARGO_BIN_EXE_rds-csi-controller");
 
 /// One that no test stops. It ends with this process.
 pub fn cluster() -> Option<&'static Cluster> {
@@ -32,15 +35,22 @@ pub async fn client(cluster: &Cluster) -> Client {
     Client::try_from(config).unwrap()
 }
 
+/// The kubeconfig's user, in the namespace `default`.
+async fn allow_the_controller(client: &Client) {
+    let user =
+        json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "controller"});
+    allow(client, "default", user).await;
+}
+
 /// What docs/kubernetes.md says that the controller needs, and nothing else.
-pub async fn allow_the_controller(client: &Client) {
+pub async fn allow(client: &Client, namespace: &str, subject: serde_json::Value) {
     let rule = |group: &str, resources: &[&str], verbs: &[&str]| json!({"apiGroups": [group], "resources": resources, "verbs": verbs});
     let role = |kind: &str, rules: &[serde_json::Value]| json!({"metadata": {"name": "rds-csi-controller"}, "kind": kind, "rules": rules});
     let binding = |kind: &str| {
         json!({
-            "metadata": {"name": "rds-csi-controller"},
+            "metadata": {"name": format!("rds-csi-controller-{namespace}")},
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": "rds-csi-controller"},
-            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "controller"}],
+            "subjects": [subject],
         })
     };
     let everywhere = [
@@ -52,8 +62,8 @@ pub async fn allow_the_controller(client: &Client) {
     let at_home = [rule("coordination.k8s.io", &["leases"], &["get", "create", "update"])];
     put::<ClusterRole>(Api::all(client.clone()), role("ClusterRole", &everywhere)).await;
     put::<ClusterRoleBinding>(Api::all(client.clone()), binding("ClusterRole")).await;
-    put::<Role>(Api::namespaced(client.clone(), "default"), role("Role", &at_home)).await;
-    put::<RoleBinding>(Api::namespaced(client.clone(), "default"), binding("Role")).await;
+    put::<Role>(Api::namespaced(client.clone(), namespace), role("Role", &at_home)).await;
+    put::<RoleBinding>(Api::namespaced(client.clone(), namespace), binding("Role")).await;
 }
 
 /// Makes an object, which another test may have made already.
@@ -71,7 +81,11 @@ where
 /// A Lease that nobody holds, so that the first to come need not wait.
 pub async fn free_lease(client: &Client, driver: &str) -> Api<Lease> {
     allow_the_controller(client).await;
-    let api: Api<Lease> = Api::namespaced(client.clone(), "default");
+    lease(client, "default", driver).await
+}
+
+pub async fn lease(client: &Client, namespace: &str, driver: &str) -> Api<Lease> {
+    let api: Api<Lease> = Api::namespaced(client.clone(), namespace);
     let lease = serde_json::from_value(json!({"metadata": {"name": driver}})).unwrap();
     api.create(&Default::default(), &lease).await.unwrap();
     api
@@ -97,21 +111,40 @@ impl Replica {
         name: &str,
         flags: &[&str],
     ) -> Self {
+        let mut command = Self::command(cluster);
+        command.args(flags);
+        Self::spawn(lab, driver, name, command).await
+    }
+
+    /// What [`Self::spawn`] is to be given, as long as nothing is to be otherwise.
+    pub fn command(cluster: &Cluster) -> Command {
+        let mut command = Command::new(CONTROLLER);
+        command.arg("--kubeconfig").arg(cluster.kubeconfig_of("controller"));
+        command
+    }
+
+    /// With what the command has already.
+    pub async fn spawn(lab: &Lab, driver: &str, name: &str, mut command: Command) -> Self {
         let socket = lab.path(&format!("{name}.sock"));
         let log = lab.path(&format!("{name}.log"));
         let mut args = lab.controller_args();
         args[1] = format!("unix://{}", socket.display());
-        let mut command = Command::new(env!("CARGO_BIN_EXE_rds-csi-controller"));
         command
             .args(args)
             .args(["--driver-name", driver, "--pod-name", name, "--cluster-id", "lab"])
-            .arg("--kubeconfig")
-            .arg(cluster.kubeconfig_of("controller"))
-            .args(flags)
             .env("RUST_LOG", "debug,h2=info,hyper=info,hyper_util=info,rustls=info,tower=info")
             .stderr(std::fs::File::create(&log).unwrap());
         let process = Process::spawn(&mut command);
         Self { process, channel: connect(socket).await, log }
+    }
+
+    /// One of its numbers, from where it says that it serves them.
+    pub async fn number(&self, name: &str) -> i64 {
+        let log = std::fs::read_to_string(&self.log).unwrap();
+        let line =
+            log.lines().find_map(|line| line.split_once("serving metrics address=")).unwrap();
+        let text = scrape(line.1.trim().parse().unwrap()).await;
+        number(&text, &format!("rds_csi_{name}")).unwrap_or_else(|| panic!("no {name}: {text}"))
     }
 
     pub fn volumes(&self) -> ControllerClient<Channel> {

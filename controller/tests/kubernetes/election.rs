@@ -21,7 +21,7 @@ async fn the_next_one_leads_when_the_leader_is_killed_or_told_to_stop() {
     lab.controller.kill();
     let leases = free_lease(&client, driver).await;
     let mut first = Replica::start(&lab, cluster, driver, "first").await;
-    first.leads_within(Duration::from_secs(5)).await;
+    first.leads_within(Duration::from_secs(10)).await;
     let second = Replica::start(&lab, cluster, driver, "second").await;
     first.create(VOLUME).await.unwrap();
     // One that stands by says who it is, and nothing else.
@@ -72,7 +72,7 @@ async fn a_leader_that_cannot_renew_its_lease_stops_before_another_one_begins() 
     lab.controller.kill();
     free_lease(&client, driver).await;
     let mut first = Replica::start(&lab, &cluster, driver, "first").await;
-    first.leads_within(Duration::from_secs(5)).await;
+    first.leads_within(Duration::from_secs(10)).await;
     let second = Replica::start(&lab, &cluster, driver, "second").await;
     first.create(VOLUME).await.unwrap();
     // A change that the appliance takes far too long for.

@@ -1,5 +1,6 @@
 //! What the cluster is told: annotations on the PV, Events on the claim.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
@@ -9,6 +10,7 @@ use serde_json::json;
 
 use crate::bench::*;
 use crate::lab::*;
+use crate::wire::{State, Wire};
 
 const VOLUME: &str = "pvc-3f1e1c0a-9d6e-4a3c-8f54-0c7a6a0b7e11";
 /// Longer than the tag has room for twice.
@@ -18,34 +20,41 @@ const DRIVER: &str = "told.example";
 const LISTING: &[&str] = &["--allow-host-list", "--allow-shared-block"];
 
 struct Told {
+    driver: &'static str,
+    /// Of the claim and of its PV, which is not named as the volume is.
+    name: &'static str,
     volumes: Api<PersistentVolume>,
     events: Api<Event>,
     claim: String,
 }
 
 impl Told {
-    /// A claim and its PV, which is not named as the volume is.
-    async fn new(client: &kube::Client) -> Self {
-        let claim = json!({"metadata": {"name": "disk"}, "spec": {
-            "accessModes": ["ReadWriteMany"], "volumeMode": "Block", "volumeName": "by-hand",
+    async fn new(client: &kube::Client, driver: &'static str, name: &'static str) -> Self {
+        let claim = json!({"metadata": {"name": name}, "spec": {
+            "accessModes": ["ReadWriteMany"], "volumeMode": "Block", "volumeName": name,
             "resources": {"requests": {"storage": "64Mi"}}}});
         let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), "default");
         let claim = put(claims, claim).await.unwrap().uid().unwrap();
         let volumes: Api<PersistentVolume> = Api::all(client.clone());
-        let pv = json!({"metadata": {"name": "by-hand"}, "spec": {
+        let pv = json!({"metadata": {"name": name}, "spec": {
             "accessModes": ["ReadWriteMany"], "volumeMode": "Block", "capacity": {"storage": "64Mi"},
-            "csi": {"driver": DRIVER, "volumeHandle": VOLUME},
-            "claimRef": {"kind": "PersistentVolumeClaim", "namespace": "default", "name": "disk",
+            "csi": {"driver": driver, "volumeHandle": VOLUME},
+            "claimRef": {"kind": "PersistentVolumeClaim", "namespace": "default", "name": name,
                 "uid": claim, "resourceVersion": "1"}}});
         put(volumes.clone(), pv).await.unwrap();
-        Self { volumes, events: Api::namespaced(client.clone(), "default"), claim }
+        Self { driver, name, volumes, events: Api::namespaced(client.clone(), "default"), claim }
+    }
+
+    async fn annotation(&self, key: &str) -> Option<String> {
+        let pv = self.volumes.get(self.name).await.unwrap();
+        pv.annotations().get(&format!("rds.csi.srvlab.io/{key}")).cloned()
     }
 
     /// Waits until the PV says so.
     async fn attached_to(&self, nodes: &[&str]) {
         let begun = Instant::now();
         loop {
-            let pv = self.volumes.get("by-hand").await.unwrap();
+            let pv = self.volumes.get(self.name).await.unwrap();
             let says = |key: &str| {
                 pv.annotations().get(&format!("rds.csi.srvlab.io/{key}")).map(String::as_str)
             };
@@ -74,7 +83,7 @@ impl Told {
                 e.reason.as_deref() == Some(reason)
                     && related == node
                     && about == Some(self.claim.as_str())
-                    && e.reporting_controller.as_deref() == Some(DRIVER)
+                    && e.reporting_controller.as_deref() == Some(self.driver)
             };
             if let Some(found) = all.iter().find(is_it) {
                 return found.note.clone().unwrap();
@@ -92,9 +101,9 @@ async fn a_migration_is_told_on_the_claim_and_on_the_pv() {
     let (mut lab, client) = tokio::join!(Lab::start_with(&LISTING[..1], |_| {}), client(cluster));
     lab.controller.kill();
     free_lease(&client, DRIVER).await;
-    let told = Told::new(&client).await;
+    let told = Told::new(&client, DRIVER, "by-hand").await;
     let mut replica = Replica::start_with(&lab, cluster, DRIVER, "teller", LISTING).await;
-    replica.leads_within(Duration::from_secs(5)).await;
+    replica.leads_within(Duration::from_secs(10)).await;
     let mut request = create_request(VOLUME);
     request.volume_capabilities = vec![block(Mode::MultiNodeMultiWriter)];
     replica.volumes().create_volume(request).await.unwrap();
@@ -112,7 +121,7 @@ async fn a_migration_is_told_on_the_claim_and_on_the_pv() {
     // The next leader, which has heard of neither node, goes on with the story.
     assert_eq!(replica.process.terminate().await, Some(0));
     let replica = Replica::start_with(&lab, cluster, DRIVER, "next", LISTING).await;
-    replica.leads_within(Duration::from_secs(5)).await;
+    replica.leads_within(Duration::from_secs(10)).await;
     replica.unpublish(VOLUME, SOURCE).await.unwrap();
     told.attached_to(&[TARGET]).await;
     told.event("FencedNode", Some(SOURCE)).await;
@@ -134,4 +143,56 @@ async fn a_migration_is_told_on_the_claim_and_on_the_pv() {
     replica.unpublish(VOLUME, TARGET).await.unwrap();
     told.attached_to(&[]).await;
     told.event("VolumeDetached", Some(TARGET)).await;
+}
+
+#[tokio::test]
+async fn no_call_waits_for_the_cluster_to_be_told_and_it_is_told_when_it_answers() {
+    const SILENT: &str = "silent.example";
+    let Some(cluster) = cluster() else { return };
+    let (mut lab, client) = tokio::join!(Lab::start(), client(cluster));
+    lab.controller.kill();
+    let leases = free_lease(&client, SILENT).await;
+    let told = Told::new(&client, SILENT, "unheard").await;
+    let wire = Wire::to(cluster).await;
+    let mut command = Command::new(CONTROLLER);
+    command.arg("--kubeconfig").arg(wire.kubeconfig(&lab, cluster));
+    let mut replica = Replica::spawn(&lab, SILENT, "one", command).await;
+    replica.leads_within(Duration::from_secs(10)).await;
+    replica.create(VOLUME).await.unwrap();
+    replica.publish(VOLUME, SOURCE).await.unwrap();
+    told.attached_to(&[SOURCE]).await;
+    let renewed = async || leases.get(SILENT).await.unwrap().spec.unwrap().renew_time;
+    let renewal = async || {
+        let (begun, before) = (Instant::now(), renewed().await);
+        while renewed().await == before {
+            assert!(begun.elapsed() < Duration::from_secs(8), "{}", tail(&replica.log));
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+
+    // Shorter than a lease: beyond that it does not lead any more (election.rs).
+    renewal().await;
+    wire.is(State::Silent);
+    let begun = Instant::now();
+    replica.unpublish(VOLUME, SOURCE).await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(3), "waited: {:?}", begun.elapsed());
+    assert_eq!(lab.item(VOLUME).await.unwrap()["nvme-tcp-export"], "false");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(told.annotation("attached-node").await.as_deref(), Some(SOURCE), "not silent");
+    wire.is(State::Open);
+    told.event("VolumeDetached", Some(SOURCE)).await;
+    told.attached_to(&[]).await;
+
+    renewal().await;
+    wire.is(State::Cut);
+    let begun = Instant::now();
+    replica.publish(VOLUME, TARGET).await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(3), "waited: {:?}", begun.elapsed());
+    // Long enough to have failed.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(told.annotation("attached-node").await, None, "not cut");
+    wire.is(State::Open);
+    told.event("VolumeAttached", Some(TARGET)).await;
+    told.attached_to(&[TARGET]).await;
+    assert!(replica.leads().await && replica.process.ended().is_none());
 }

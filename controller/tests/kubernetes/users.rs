@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::{PersistentVolume, Pod};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, Pod};
 use k8s_openapi::api::storage::v1::VolumeAttachment;
 use kube::api::{DeleteParams, PostParams};
 use kube::{Api, Client, Resource};
@@ -155,6 +155,10 @@ async fn only_what_nothing_asks_for_is_detached() {
     for n in [11, 12, 13] {
         world.publish(&id(n), "node-1").await.unwrap();
     }
+    // That a node's object goes proves nothing.
+    let nodes = Api::<Node>::all(world.client.clone());
+    world.make(nodes.clone(), json!({"metadata": {"name": "node-1"}})).await;
+    nodes.delete("node-1", &DeleteParams::default()).await.unwrap();
     let begun = Instant::now();
     let detached = async |volume: &str| {
         while world.exported(volume).await {
@@ -173,6 +177,8 @@ async fn only_what_nothing_asks_for_is_detached() {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     assert!(world.exported(&id(11)).await && world.exported(&id(12)).await);
+    let other = world.controller.publish(&id(14), "node-2").await;
+    refused(other, Code::FailedPrecondition, "node-1");
     // Removed by force, with its finalizers, as far as the controller can tell.
     let attachments = Api::<VolumeAttachment>::all(world.client.clone());
     attachments.delete("csi-11", &DeleteParams::default()).await.unwrap();

@@ -1,6 +1,8 @@
 //! A simulated appliance, and the real controller in front of it, for one test.
 #![allow(clippy::unwrap_used, clippy::expect_used, dead_code, unreachable_pub)]
 
+pub mod deaths;
+pub mod metrics;
 pub mod snapshots;
 
 use std::collections::HashMap;
