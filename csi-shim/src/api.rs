@@ -1,4 +1,4 @@
-//! One GET to the Kubernetes API: HTTP/1.1 over TLS, on a connection of its own.
+//! One request to the Kubernetes API: HTTP/1.1 over TLS, on a connection of its own.
 //!
 //! By hand, since the kube crate makes the shim's binary two and a half times as large and is
 //! needed for nothing else. Where the server is and who we are is read anew for each request:
@@ -18,7 +18,7 @@ use serde::Deserialize;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto};
-use tonic::codegen::http::{Request, Uri, header};
+use tonic::codegen::http::{HeaderValue, Method, Request, Uri, header};
 
 /// Where Kubernetes puts a pod's service account.
 const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -63,21 +63,41 @@ impl Source {
     /// # Errors
     /// Why there is no answer.
     pub async fn get(&self, path: &str) -> Result<(u16, Vec<u8>), String> {
+        self.send(Method::GET, path, "", String::new()).await
+    }
+
+    /// The same of a request with a body of that type.
+    ///
+    /// # Errors
+    /// Why there is no answer. It may have been done all the same.
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: &'static str,
+        body: String,
+    ) -> Result<(u16, Vec<u8>), String> {
         let source = self.clone();
         let access = tokio::task::spawn_blocking(move || source.access());
-        access.await.map_err(|e| e.to_string())??.get(path).await
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::CONTENT_TYPE, content_type)
+            .body(body)
+            .map_err(|e| e.to_string())?;
+        access.await.map_err(|e| e.to_string())??.send(request).await
     }
 }
 
 impl Access {
-    async fn get(&self, path: &str) -> Result<(u16, Vec<u8>), String> {
+    async fn send(&self, request: Request<String>) -> Result<(u16, Vec<u8>), String> {
         let bare = self.host.trim_matches(['[', ']']);
         let at = match bare.contains(':') {
             true => format!("[{bare}]:{}", self.port),
             false => format!("{bare}:{}", self.port),
         };
         let tls = self.tls()?;
-        let answer = self.ask(&at, tls, path).await;
+        let answer = self.ask(&at, tls, request).await;
         answer.map_err(|e| format!("the Kubernetes API at {at}: {e}"))
     }
 
@@ -85,7 +105,7 @@ impl Access {
         &self,
         at: &str,
         tls: ClientConfig,
-        path: &str,
+        mut request: Request<String>,
     ) -> Result<(u16, Vec<u8>), Box<dyn std::error::Error + Send + Sync>> {
         let host = self.host.trim_matches(['[', ']']).to_owned();
         let stream = TcpStream::connect((host.as_str(), self.port)).await?;
@@ -93,11 +113,13 @@ impl Access {
         let stream = TlsConnector::from(Arc::new(tls)).connect(name, stream).await?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        let request = Request::get(path)
-            .header(header::HOST, at)
-            .header(header::ACCEPT, "application/json")
-            .header(header::AUTHORIZATION, format!("Bearer {}", self.token))
-            .body(String::new())?;
+        for (name, value) in [
+            (header::HOST, at),
+            (header::ACCEPT, "application/json"),
+            (header::AUTHORIZATION, &format!("Bearer {}", self.token)),
+        ] {
+            request.headers_mut().insert(name, HeaderValue::from_str(value)?);
+        }
         let answer = async {
             let answer = sender.send_request(request).await?;
             Ok((answer.status().as_u16(), read(answer.into_body()).await?))

@@ -10,13 +10,14 @@ use rds_csi_proto::agent::attachments_client::AttachmentsClient;
 use rds_csi_proto::agent::{AttachmentAnswer, AttachmentQuestion};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
 use tonic::codegen::http::uri::PathAndQuery;
-use tonic::{Code, Status};
 
 use crate::agent::Agent;
 use crate::deadline::Deadline;
+use crate::keep::Keep;
 use crate::kubernetes::Kubernetes;
 use crate::verdict::{Verdict, Who};
 
@@ -24,11 +25,6 @@ use crate::verdict::{Verdict, Who};
 const METHOD: &str = "/rdscsi.agent.v1.Attachments/Answer";
 /// An agent takes the stream at once.
 const OPEN: Duration = Duration::from_secs(10);
-/// Between two attempts: an agent that is restarted is back within a second.
-const AGAIN_FIRST: Duration = Duration::from_millis(100);
-const AGAIN_LAST: Duration = Duration::from_secs(5);
-/// While there is no stream: how often to say so.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 /// Answers on their way.
 const BACKLOG: usize = 64;
 /// The answer is to be with the agent when its patience ends.
@@ -37,28 +33,10 @@ const HEAD_START: Duration = Duration::from_millis(500);
 /// Answers until it is dropped.
 pub async fn run(agent: Agent, kubernetes: Kubernetes, who: Who) {
     let agent = agent.with_patience(Duration::ZERO);
-    let (mut pause, mut complain_at) = (AGAIN_FIRST, Instant::now() + COMPLAIN_EVERY / 6);
+    let mut keep = Keep::new("the agent cannot ask for attachments");
     loop {
-        let began = Instant::now();
-        let Err(status) = answer(&agent, &kubernetes, &who).await else {
-            pause = AGAIN_FIRST;
-            complain_at = Instant::now() + COMPLAIN_EVERY / 6;
-            sleep(pause).await;
-            continue;
-        };
-        if began >= complain_at {
-            tracing::warn!("the agent cannot ask for attachments: {}", explain(&status));
-            complain_at = began + COMPLAIN_EVERY;
-        }
-        sleep(pause).await;
-        pause = (pause * 2).min(AGAIN_LAST);
-    }
-}
-
-fn explain(status: &Status) -> String {
-    match status.code() {
-        Code::Unimplemented => "it is of an older release; upgrade rds-node-agent".to_owned(),
-        _ => status.message().to_owned(),
+        let outcome = answer(&agent, &kubernetes, &who).await;
+        keep.after(outcome).await;
     }
 }
 

@@ -17,6 +17,7 @@ use crate::config::Args;
 use crate::forward::{NodeForwarder, Place};
 use crate::identity::IdentityService;
 use crate::kubernetes::Kubernetes;
+use crate::notices;
 use crate::registration;
 use crate::socket::listen;
 use crate::topology;
@@ -43,7 +44,9 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), ShimError> {
     if !args.no_kubernetes {
         let source = args.kubeconfig.clone().map_or(Source::ServiceAccount, Source::Kubeconfig);
         let who = Who { driver: args.driver_name.clone(), node: args.node_name.clone() };
-        answering.spawn(attachments::run(agent.clone(), Kubernetes(source), who));
+        let kubernetes = Kubernetes(source);
+        answering.spawn(notices::run(agent.clone(), kubernetes.clone(), who.clone()));
+        answering.spawn(attachments::run(agent.clone(), kubernetes, who));
     }
 
     let identity = IdentityService::new(args.driver_name.clone(), &agent, !topology.is_empty());

@@ -67,6 +67,14 @@ pub struct VolumeAttachment {
     status: Option<Status>,
 }
 
+impl VolumeAttachment {
+    /// The volume that it attaches, unless that is in a pod's own definition.
+    #[must_use]
+    pub fn persistent_volume(&self) -> Option<&str> {
+        self.spec.source.persistent_volume_name.as_deref()
+    }
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Metadata {
@@ -79,6 +87,14 @@ struct Metadata {
 struct Spec {
     attacher: String,
     node_name: String,
+    #[serde(default)]
+    source: Source,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Source {
+    persistent_volume_name: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -9,6 +9,7 @@
 //! - [`session`]: what keeps a volume's session alive: the pure state machine, the task
 //!   that drives it, and the shield, a dm-multipath device that holds I/O meanwhile;
 //! - [`kernel`]: the edge: fabrics, sysfs, device-mapper, block devices, mounts, udev;
+//! - [`notices`]: what people have to hear of all that;
 //! - [`journal`]: what was intended and done, in sled, so that a crash at any point is
 //!   understood at the next start;
 //! - [`crash`]: points at which tests kill the agent, to see that this holds;
@@ -28,6 +29,7 @@ pub mod kernel;
 pub mod logging;
 pub mod metrics;
 pub mod node;
+pub mod notices;
 mod panics;
 pub mod server;
 pub mod session;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rds_csi_proto::agent::attachments_server::AttachmentsServer;
+use rds_csi_proto::agent::notices_server::NoticesServer;
 use rds_csi_proto::agent::sessions_server::SessionsServer;
 use rds_csi_proto::csi::node_server::NodeServer;
 use tokio::net::UnixListener;
@@ -74,12 +75,13 @@ pub async fn serve(options: ServeOptions) -> Result<()> {
         give_to_group(&options.socket, group);
     }
 
-    let answerers = keeper.answerers().clone();
+    let (answerers, notices) = (keeper.answerers().clone(), keeper.notices().clone());
     let stop = {
-        let answerers = answerers.clone();
+        let (answerers, notices) = (answerers.clone(), notices.clone());
         async move {
             stop_signal().await;
             answerers.close();
+            notices.close();
         }
     };
     let allowed = options.allow_uid.clone();
@@ -90,6 +92,7 @@ pub async fn serve(options: ServeOptions) -> Result<()> {
         .add_service(NodeServer::new(node))
         .add_service(SessionsServer::new(SessionsService::new(keeper, journal)))
         .add_service(AttachmentsServer::new(answerers))
+        .add_service(NoticesServer::new(notices))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop);
     info!(socket = %options.socket.display(), version = env!("CARGO_PKG_VERSION"), "serving");
     // Without systemd there is nobody to tell.

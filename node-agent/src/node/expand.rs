@@ -133,11 +133,12 @@ mod tests {
     use rds_csi_proto::ids::{HostNqn, Portal};
 
     use super::*;
+    use crate::notices::Notices;
     use crate::session::{Content, SessionSpec, SessionView};
 
     /// One session, whose device has so many bytes; 0: no device.
     #[derive(Clone)]
-    struct Sized(Arc<AtomicU64>);
+    struct Sized(Arc<AtomicU64>, Notices);
 
     fn volume() -> VolumeId {
         "pvc-3f1e1c0a-9d6e-4a3c-8f54-0c7a6a0b7e11".parse().unwrap()
@@ -190,6 +191,9 @@ mod tests {
         async fn fail(&self, _: &VolumeId) -> Result<()> {
             Ok(())
         }
+        fn notices(&self) -> &Notices {
+            &self.1
+        }
     }
 
     const OLD: u64 = 1 << 30;
@@ -198,7 +202,7 @@ mod tests {
     #[tokio::test]
     async fn a_device_that_has_not_grown_is_not_called_grown() {
         for small in [OLD, 0] {
-            let sessions = Sized(Arc::new(AtomicU64::new(small)));
+            let sessions = Sized(Arc::new(AtomicU64::new(small)), Notices::default());
             let began = Instant::now();
             let error = wait_for(&sessions, &volume(), OLD + 1, PATIENCE).await.unwrap_err();
             assert_eq!(error.code(), tonic::Code::Unavailable, "the resizer is to come again");
@@ -210,7 +214,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_device_that_grows_late_is_waited_for_and_its_real_size_is_told() {
-        let sessions = Sized(Arc::new(AtomicU64::new(OLD)));
+        let sessions = Sized(Arc::new(AtomicU64::new(OLD)), Notices::default());
         let later = sessions.clone();
         tokio::spawn(async move {
             tokio::time::sleep(GROWN_POLL).await;

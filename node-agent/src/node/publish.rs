@@ -163,7 +163,7 @@ fn staging_mount(path: &Path, number: DeviceNumber) -> Result<Mount> {
 /// And its file system sound: a pod that started now would only meet "read-only file system".
 /// It has to be mounted anew, which kubelet does once no pod uses it. One that does not answer
 /// waits for its session, which is no reason to refuse; so nothing is locked meanwhile.
-async fn expect_sound<S>(
+async fn expect_sound<S: Sessions>(
     node: &Node<S>,
     volume: &VolumeId,
     mount: Mount,
@@ -172,10 +172,14 @@ async fn expect_sound<S>(
     let what = format!("examining the file system at {}", mount.mount_point.display());
     let look = move || {
         let fault = soundness::fault(&mount, number, Effort::Try)?;
-        Ok(fault.map(|f| format!("{}: {}", mount.mount_point.display(), stats::complaint(f))))
+        Ok(fault.map(|f| (format!("{}: ", mount.mount_point.display()), stats::complaint(f))))
     };
     match node.examining.look(volume, what, EXAMINE, look).await?.flatten() {
-        Some(complaint) => Err(Error::Precondition(complaint)),
+        Some((place, complaint)) => {
+            let refusal = Error::Precondition(place + &complaint);
+            stats::tell(node, volume, complaint);
+            Err(refusal)
+        }
         None => Ok(()),
     }
 }

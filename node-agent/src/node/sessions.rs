@@ -9,6 +9,7 @@ use std::time::Duration;
 use rds_csi_proto::ids::VolumeId;
 
 use crate::error::{Error, Result};
+use crate::notices::Notices;
 use crate::session::keeper::Keeper;
 use crate::session::{Attached, Content, SessionSpec, SessionView};
 
@@ -38,6 +39,8 @@ pub trait Sessions: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<()>> + Send;
     /// Lets waiting I/O fail.
     fn fail(&self, volume: &VolumeId) -> impl Future<Output = Result<()>> + Send;
+    /// For what people have to hear of.
+    fn notices(&self) -> &Notices;
 }
 
 /// The device of a session that is there. An agent that was just started has yet to look for
@@ -71,5 +74,8 @@ impl Sessions for Keeper {
     }
     async fn fail(&self, volume: &VolumeId) -> Result<()> {
         Self::fail(self, volume).await
+    }
+    fn notices(&self) -> &Notices {
+        Self::notices(self)
     }
 }

@@ -7,7 +7,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use rds_csi_proto::agent::State;
+use rds_csi_proto::agent::{NoticeKind, State};
 use rds_csi_proto::csi::volume_usage::Unit;
 use rds_csi_proto::csi::{NodeGetVolumeStatsResponse, VolumeCondition, VolumeUsage};
 use rds_csi_proto::ids::VolumeId;
@@ -60,7 +60,13 @@ pub(crate) async fn stats<S: Sessions>(
             let measured = measure(node, &volume, path, writable, device.number).await?;
             let (usage, complaint) = measured.map_or_else(
                 || (Vec::new(), Some("the file system does not answer".to_owned())),
-                |m| (m.usage, m.fault.map(complaint)),
+                |m| {
+                    let complaint = m.fault.map(complaint);
+                    if let Some(text) = &complaint {
+                        tell(node, &volume, text.clone());
+                    }
+                    (m.usage, complaint)
+                },
             );
             // What is wrong with the session comes first: it explains the rest.
             if let Some(complaint) = complaint.filter(|_| !condition.abnormal) {
@@ -143,6 +149,11 @@ fn bytes(total: u64, available_and_used: Option<(u64, u64)>) -> VolumeUsage {
 
 fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// That a file system takes no writes any more.
+pub(super) fn tell<S: Sessions>(node: &Node<S>, volume: &VolumeId, complaint: String) {
+    node.sessions.notices().found(volume, NoticeKind::VolumeReadOnly, complaint);
 }
 
 /// What is wrong with a file system, and what to do about it.

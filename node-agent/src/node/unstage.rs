@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rds_csi_proto::agent::State;
+use rds_csi_proto::agent::{NoticeKind, State};
 use rds_csi_proto::ids::VolumeId;
 use tracing::{info, warn};
 
@@ -67,7 +67,8 @@ pub(crate) async fn unstage<S: Sessions>(
     let plan = plan(&operation, path.clone(), record.clone(), device).await?;
     if let Some(device) = plan.device {
         let expected = plan.mounted.then(|| path.clone()).flatten();
-        busy::expect_unused(device, expected).await?;
+        let unused = busy::expect_unused(device, expected).await;
+        unused.inspect_err(|users| tell(node, &volume, users))?;
     }
     if let Some(record) = record.filter(|_| !unfinished) {
         let record = StageRecord { step: Step::Unstaging, ..record };
@@ -184,6 +185,13 @@ pub(super) async fn release_if_fenced<S: Sessions>(
     }
 }
 
+/// Whoever waits for the volume elsewhere learns who holds it.
+fn tell<S: Sessions>(node: &Node<S>, volume: &VolumeId, users: &Error) {
+    if let Error::Precondition(users) = users {
+        node.sessions.notices().found(volume, NoticeKind::UnstageBusy, users.clone());
+    }
+}
+
 async fn unmount<S: Sessions>(
     node: &Node<S>,
     operation: &Operation,
@@ -198,7 +206,7 @@ async fn unmount<S: Sessions>(
     let result = operation.run("unmounting", deadline, move || unmount_all(&target)).await;
     match result {
         Err(Error::Kernel { source, .. }) if source.raw_os_error() == Some(nix::libc::EBUSY) => {
-            Err(busy::in_use_at(path, device).await)
+            Err(busy::in_use_at(path, device).await).inspect_err(|users| tell(node, volume, users))
         }
         Err(Error::Timeout { .. }) => match node.sessions.view(volume).filter(is_waiting) {
             Some(view) => Err(Error::Unavailable(format!(

@@ -17,6 +17,7 @@ use crate::journal::{Journal, Table};
 use crate::kernel::udev::{self, Sign};
 use crate::kernel::{blocking, sysfs};
 use crate::metrics::Metrics;
+use crate::notices::Notices;
 
 use super::answerers::Answerers;
 use super::beat::Board;
@@ -91,6 +92,7 @@ impl Keeper {
             transitions,
             epoch: Instant::now(),
             metrics,
+            notices: Notices::default(),
             board,
         };
         remember_transitions(&shared)?;
@@ -320,6 +322,12 @@ impl Keeper {
     /// If the volume is not attached here, or has no live controller.
     pub async fn rescan(&self, volume: &VolumeId) -> Result<String> {
         self.ask(volume, Command::Rescan).await
+    }
+
+    /// What people have to hear of.
+    #[must_use]
+    pub fn notices(&self) -> &Notices {
+        &self.inner.shared.notices
     }
 
     /// Each transition of each session as it happens.

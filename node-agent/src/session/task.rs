@@ -17,6 +17,7 @@ use crate::kernel::dm::DeviceMapper;
 use crate::kernel::fabrics::Held;
 use crate::kernel::registry::Registration;
 use crate::metrics::Metrics;
+use crate::notices::Notices;
 
 use super::actions::{self, Context};
 use super::answerers::Answerers;
@@ -70,6 +71,7 @@ pub(super) struct Shared {
     /// The zero of the machines' clock.
     pub(super) epoch: Instant,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) notices: Notices,
     pub(super) board: Board,
 }
 
@@ -109,7 +111,8 @@ impl Task {
         commands: mpsc::Receiver<Command>,
         show: watch::Sender<SessionView>,
     ) -> Self {
-        let telemetry = Telemetry::new(shared.metrics.clone(), &record.spec, &machine);
+        let (metrics, notices) = (shared.metrics.clone(), shared.notices.clone());
+        let telemetry = Telemetry::new(metrics, notices, &record.spec, &machine);
         let beat = shared.board.join(record.spec.volume.as_str());
         Self {
             telemetry,

@@ -7,10 +7,13 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use rds_csi_proto::agent::notices_client::NoticesClient;
+use rds_csi_proto::agent::{Notice, NoticeKind, NoticesRequest};
 use serde_json::Value;
+use tokio::time::timeout;
 use tonic::Status;
 
-use crate::csi::{Csi, Volume, filesystem, raw_block, with_retries};
+use crate::csi::{Csi, Volume, channel, filesystem, raw_block, with_retries};
 use crate::faults::{ALL, Fault};
 use crate::process::{run as command, tail};
 use crate::report::{Report, Row};
@@ -118,6 +121,7 @@ impl Story {
         let outages =
             |all: &[Value]| -> u64 { all.iter().map(|v| v["outages"].as_u64().unwrap_or(0)).sum() };
         let before = outages(&self.each_status()?);
+        self.told().await?;
         let began = Instant::now();
         report.say(format!("fault: {}", fault.name()));
         let volumes = self.volumes.clone();
@@ -150,8 +154,28 @@ impl Story {
                 after >= before + 2,
                 "the fault took no session away: {before} outages, then {after}"
             );
+            let told = self.told().await?;
+            for volume in &self.volumes {
+                for kind in [NoticeKind::SessionLost, NoticeKind::SessionRestored] {
+                    let is_told = told.iter().any(|n| n.volume_id == volume.id && n.kind() == kind);
+                    ensure!(is_told, "{kind:?} of {} is not among {told:?}", volume.id);
+                }
+            }
         }
         Ok(())
+    }
+
+    /// What a shim would make Events of since the last time.
+    async fn told(&self) -> Result<Vec<Notice>> {
+        let mut agent = NoticesClient::new(channel(&self.stack.socket()));
+        let listening = agent.listen(NoticesRequest {}).await;
+        let mut notices = listening.map_err(status("listen to notices"))?.into_inner();
+        let mut told = Vec::new();
+        while let Ok(next) = timeout(Duration::from_millis(500), notices.message()).await {
+            let Some(notice) = next.map_err(status("listen to notices"))? else { break };
+            told.push(notice);
+        }
+        Ok(told)
     }
 
     fn by_hand(&self) -> Result<()> {

@@ -365,6 +365,11 @@ impl Stack {
         self.appliance.stop(PATIENCE)
     }
 
+    /// The agent's.
+    pub(crate) fn socket(&self) -> PathBuf {
+        agent_socket(&self.dir)
+    }
+
     /// Where a volume's bytes really are.
     pub(crate) fn backing_file(&self, volume: &str) -> PathBuf {
         self.dir.join(format!("sim/pools/raid10/volumes/{volume}.img"))

@@ -1,5 +1,7 @@
 //! Every kind of user is found before a volume is unstaged, and named.
 
+use rds_csi_proto::agent::NoticeKind;
+
 use super::*;
 
 async fn refused(host: &Host, what: &str) {
@@ -33,6 +35,7 @@ async fn root_directories_and_programs_are_uses() {
     chroot.wait().unwrap();
     fs::remove_file(&busybox).unwrap();
     host.unstage().await.unwrap();
+    assert_eq!(host.sessions.told(), [NoticeKind::UnstageBusy], "once");
 }
 
 /// A file that is mapped and closed again.

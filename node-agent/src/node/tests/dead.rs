@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::time::Instant;
 
+use rds_csi_proto::agent::NoticeKind;
+
 use super::*;
 
 /// What a dead device may cost a call that only looks.
@@ -135,6 +137,8 @@ async fn expect_stopped(host: &Host, published: &[&str], capability: VolumeCapab
     assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
     assert!(refused.message().contains("mounted anew"), "{refused}");
     assert_eq!(host.layers("another"), 0);
+    // Once, however often it is found.
+    assert_eq!(host.sessions.told(), [NoticeKind::VolumeReadOnly]);
 }
 
 /// An error that ext4 was told to go on after, and that it remembers for ever, and a file

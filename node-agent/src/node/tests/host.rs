@@ -2,13 +2,18 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use futures::{FutureExt, StreamExt};
+use rds_csi_proto::agent::NoticeKind;
+
 use super::*;
+use crate::notices::Notices;
 
 /// One volume on a loop device.
 #[derive(Clone)]
 pub(super) struct Loop {
     pub(super) file: PathBuf,
     pub(super) state: Arc<Mutex<LoopState>>,
+    notices: Notices,
 }
 
 pub(super) struct LoopState {
@@ -142,9 +147,22 @@ impl Sessions for Loop {
     async fn fail(&self, _: &VolumeId) -> Result<()> {
         Ok(())
     }
+    fn notices(&self) -> &Notices {
+        &self.notices
+    }
 }
 
 impl Loop {
+    /// What people are to hear of, as kinds.
+    pub(super) fn told(&self) -> Vec<NoticeKind> {
+        let mut stream = Box::pin(self.notices.stream());
+        let mut kinds = Vec::new();
+        while let Some(Some(notice)) = stream.next().now_or_never() {
+            kinds.push(notice.unwrap().kind());
+        }
+        kinds
+    }
+
     /// Lets go of the file.
     fn free(&self) {
         for device in self.devices() {
@@ -230,7 +248,8 @@ impl Host {
             state: State::Live,
             mapping,
         };
-        let sessions = Loop { file, state: Arc::new(Mutex::new(state)) };
+        let sessions =
+            Loop { file, state: Arc::new(Mutex::new(state)), notices: Notices::default() };
         let (journal, _) = Journal::open(&dir.path().join("state")).unwrap();
         let context = PublishContext {
             nqn: "nqn.2000-02.com.mikrotik:pvc-x".parse().unwrap(),
