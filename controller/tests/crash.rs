@@ -116,7 +116,7 @@ async fn a_controller_that_dies_in_an_attachment_lets_nobody_else_in() {
         let point = death.point();
         lab.restart_controller_at(&point, LISTING).await;
         death.prepare(&lab, &lab.volumes()).await;
-        death.call(&lab.volumes()).await.unwrap_err();
+        death.call(&lab.volumes()).await.expect_err(&point);
         let log = lab.controller_log();
         assert!(log.contains(&format!("crash point {point}")), "{point} was not passed");
         lab.restart_controller(LISTING).await;

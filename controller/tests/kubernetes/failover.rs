@@ -38,7 +38,7 @@ async fn take_over(death: Death, mut lab: Lab, cluster: &Cluster) {
     death.prepare(&lab, &first.volumes()).await;
     assert_eq!((first.number("leader").await, second.number("leader").await), (1, 0), "{point}");
 
-    death.call(&first.volumes()).await.unwrap_err();
+    death.call(&first.volumes()).await.expect_err(&point);
     assert!(tail(&first.log).contains(&format!("crash point {point}")), "{point} was not passed");
     first.process.kill();
     second.leads_within(AT_LENGTH).await;

@@ -126,7 +126,7 @@ impl Death {
             Before::Both => &[A, B],
         };
         for node in nodes {
-            self.publish(volumes, node).await.unwrap();
+            self.publish(volumes, node).await.unwrap_or_else(|e| panic!("{}: {e}", self.point()));
         }
         let host = "nvme-tcp-server-allow-host-name";
         match self.before {
