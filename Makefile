@@ -53,6 +53,11 @@ test-faults: setup build ## Every fault on every kernel, with and without native
 packages: setup ## A .deb and an .rpm of the node-agent, in target/packages (PROFILE=dev: from the dev build)
 	systemd/package/build.sh
 
+.PHONY: manifests
+manifests: ## deploy/manifests, from the chart
+	tests/chart/build.sh
+	deploy/render.py target/tools/helm
+
 .PHONY: demo
 demo: setup build ## A write that survives whatever happens to its session, on each kernel
 	@set -e; for kernel in $(DEMO_KERNELS); do \

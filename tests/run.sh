@@ -7,8 +7,9 @@
 # Every step's whole output is in target/test-logs/STEP.log. Settings, from the environment:
 #   KERNELS        kernels that the guest steps run on, one after the other (default: 6.1)
 #   GUEST_TIMEOUT  seconds that a guest's scenarios may take (default: 2000)
-#   KUBE           build: etcd and kube-apiserver are built (10 minutes of processor time) for the
-#                  tests that need them; if-built: those are skipped where they are not (default: build)
+#   KUBE           build: etcd and kube-apiserver (10 minutes of processor time) and Helm (4) are built
+#                  for the tests that need them; if-built: those are skipped where they are not
+#                  (default: build)
 #
 # A step is a function step_NAME. It may call:
 #   one NAME COMMAND...      a command that is one test case, by its exit code
@@ -16,7 +17,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-steps=(fmt clippy deny hosts unit appliance guest+packages+sanity)
+steps=(fmt clippy deny hosts unit chart appliance guest+packages+sanity)
 kernels=${KERNELS:-6.1}
 guest_timeout=${GUEST_TIMEOUT:-2000}
 target=${CARGO_TARGET_DIR:-target}
@@ -141,7 +142,7 @@ kube_begun() {
 		kube=none
 		return
 	fi
-	nice -n 19 tests/kube/build.sh >"$logs/kube-build.log" 2>&1 </dev/null &
+	{ nice -n 19 tests/kube/build.sh && tests/kube/crds.sh; } >"$logs/kube-build.log" 2>&1 </dev/null &
 	kube=$!
 }
 kube_built() {
@@ -150,6 +151,22 @@ kube_built() {
 	tally 0 1
 	complain "etcd and kube-apiserver could not be built: see $logs/kube-build.log"
 }
+# Begun when the others are built, so that they do not take each other's processor.
+helm=
+helm_begun() {
+	if [[ ${KUBE:-build} == if-built ]]; then
+		helm=none
+		return
+	fi
+	nice -n 19 tests/chart/build.sh >"$logs/helm-build.log" 2>&1 </dev/null &
+	helm=$!
+}
+helm_built() {
+	[[ $helm != none ]] || return 0
+	if wait "$helm"; then return; fi
+	tally 0 1
+	complain "Helm could not be built: see $logs/helm-build.log"
+}
 
 # The programs that wait most are begun first, and some beside each other: each is one line
 # `test result:`. Those of the kernel tests are left to the guest.
@@ -157,6 +174,7 @@ step_unit() {
 	[[ -n $kube ]] || kube_begun
 	build || true
 	kube_built
+	[[ -n $helm ]] || helm_begun
 	local kube_required=1
 	[[ $kube != none ]] || kube_required=
 	local bad status=0 parts ok
@@ -181,6 +199,16 @@ step_unit() {
 	grep -E '^test .* FAILED$' "$log" | sed 's/^/    | /' >>"$complaints" || true
 	echo "    $ok passed, $bad failed, $(awk '/^test result: /{ s += $8 } END { print s + 0 }' "$log") ignored"
 	tally "$ok" "$bad"
+}
+
+# The chart, as far as no cluster is needed.
+step_chart() {
+	[[ -n $helm ]] || helm_begun
+	build || true
+	helm_built
+	local built=target/tools/helm
+	[[ -x $built ]] || built=
+	scenario_lines tests/chart/run.sh "$target/debug" $built
 }
 
 # Two guests run at a time: an emulated processor is one of the host's.

@@ -11,6 +11,8 @@ mod election;
 #[path = "kubernetes/failover.rs"]
 mod failover;
 mod lab;
+#[path = "kubernetes/rights.rs"]
+mod rights;
 #[path = "kubernetes/told.rs"]
 mod told;
 #[path = "kubernetes/users.rs"]

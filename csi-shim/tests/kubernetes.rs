@@ -7,3 +7,5 @@ mod attachments;
 mod bench;
 #[path = "kubernetes/events.rs"]
 mod events;
+#[path = "kubernetes/rights.rs"]
+mod rights;

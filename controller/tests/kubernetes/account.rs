@@ -64,7 +64,7 @@ async fn a_pods_service_account_is_enough() {
     let account = lab.path("account");
     write_account(&client, &account).await;
     let subject = json!({"kind": "ServiceAccount", "name": "controller", "namespace": NAMESPACE});
-    allow(&client, NAMESPACE, subject).await;
+    allow(&client, NAMESPACE, subject, DRIVER).await;
     let leases = lease(&client, NAMESPACE, DRIVER).await;
 
     let address = cluster.address();

@@ -22,6 +22,8 @@ use crate::lab::metrics::{number, scrape};
 use crate::lab::*;
 
 pub const CONTROLLER: &str = env!("CARGO_BIN_EXE_rds-csi-controller");
+/// The controller's name in the manifests.
+pub const PART: &str = "rds-csi-controller";
 
 /// One that no test stops. It ends with this process.
 pub fn cluster() -> Option<&'static Cluster> {
@@ -36,34 +38,27 @@ pub async fn client(cluster: &Cluster) -> Client {
 }
 
 /// The kubeconfig's user, in the namespace `default`.
-async fn allow_the_controller(client: &Client) {
+pub async fn allow_the_controller(client: &Client, driver: &str) {
     let user =
         json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "controller"});
-    allow(client, "default", user).await;
+    allow(client, "default", user, driver).await;
 }
 
-/// What docs/kubernetes.md says that the controller needs, and nothing else.
-pub async fn allow(client: &Client, namespace: &str, subject: serde_json::Value) {
-    let rule = |group: &str, resources: &[&str], verbs: &[&str]| json!({"apiGroups": [group], "resources": resources, "verbs": verbs});
-    let role = |kind: &str, rules: &[serde_json::Value]| json!({"metadata": {"name": "rds-csi-controller"}, "kind": kind, "rules": rules});
-    let binding = |kind: &str| {
-        json!({
-            "metadata": {"name": format!("rds-csi-controller-{namespace}")},
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": "rds-csi-controller"},
-            "subjects": [subject],
-        })
-    };
-    let everywhere = [
-        rule("", &["persistentvolumes"], &["get", "list", "watch", "patch"]),
-        rule("", &["pods", "nodes"], &["get", "list", "watch"]),
-        rule("storage.k8s.io", &["volumeattachments"], &["get", "list", "watch"]),
-        rule("events.k8s.io", &["events"], &["create", "patch"]),
-    ];
-    let at_home = [rule("coordination.k8s.io", &["leases"], &["get", "create", "update"])];
-    put::<ClusterRole>(Api::all(client.clone()), role("ClusterRole", &everywhere)).await;
-    put::<ClusterRoleBinding>(Api::all(client.clone()), binding("ClusterRole")).await;
-    put::<Role>(Api::namespaced(client.clone(), namespace), role("Role", &at_home)).await;
-    put::<RoleBinding>(Api::namespaced(client.clone(), namespace), binding("Role")).await;
+/// What the chart gives the controller, and nothing else.
+pub async fn allow(client: &Client, namespace: &str, subject: serde_json::Value, driver: &str) {
+    for role in rds_kube::manifests::roles(PART, namespace, &subject, driver).unwrap() {
+        match role["kind"].as_str().unwrap() {
+            "ClusterRole" => drop(put::<ClusterRole>(Api::all(client.clone()), role).await),
+            "ClusterRoleBinding" => {
+                drop(put::<ClusterRoleBinding>(Api::all(client.clone()), role).await);
+            }
+            "Role" => drop(put::<Role>(Api::namespaced(client.clone(), namespace), role).await),
+            "RoleBinding" => {
+                drop(put::<RoleBinding>(Api::namespaced(client.clone(), namespace), role).await);
+            }
+            other => panic!("a {other} among the roles"),
+        }
+    }
 }
 
 /// Makes an object, which another test may have made already.
@@ -80,7 +75,7 @@ where
 
 /// A Lease that nobody holds, so that the first to come need not wait.
 pub async fn free_lease(client: &Client, driver: &str) -> Api<Lease> {
-    allow_the_controller(client).await;
+    allow_the_controller(client, driver).await;
     lease(client, "default", driver).await
 }
 

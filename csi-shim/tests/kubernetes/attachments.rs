@@ -13,6 +13,7 @@ use serde_json::json;
 use tonic::codegen::http::Method;
 
 use crate::bench::*;
+use crate::rights;
 
 const VOLUME: &str = "pvc-3f1e1c0a-9d6e-4a3c-8f54-0c7a6a0b7e21";
 
@@ -109,6 +110,8 @@ async fn each_state_of_an_attachment_is_told_as_what_it_is() {
     agent.hears(&spec, "gone", "being deleted").await;
     admin.does(Method::PATCH, &object, json!({"metadata": {"finalizers": null}})).await;
     agent.hears(&spec, "gone", "no VolumeAttachment").await;
+
+    rights::used(&cluster, rights::ANSWERS);
 
     // Nobody is there at all.
     drop(cluster);

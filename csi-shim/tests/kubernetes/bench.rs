@@ -10,6 +10,7 @@ use kube::{Client, Config};
 use rds_csi_proto::agent::attachments_server::AttachmentsServer;
 use rds_csi_proto::agent::notices_server::NoticesServer;
 use rds_csi_shim::{config::Args, serve};
+use rds_kube::manifests;
 use rds_node_agent::metrics::Metrics;
 use rds_node_agent::notices::Notices;
 use rds_node_agent::session::SessionSpec;
@@ -25,6 +26,8 @@ use tonic::transport::Server;
 
 /// What anything in a test may take before the test is broken.
 pub const LIMIT: Duration = Duration::from_secs(60);
+/// The shim's name in the manifests.
+pub const PART: &str = "rds-csi-shim";
 pub const STORAGE: &str = "/apis/storage.k8s.io/v1";
 
 /// The agent, as far as this goes.
@@ -101,26 +104,14 @@ impl Admin {
         self.0.request::<Value>(request).await.unwrap()
     }
 
+    /// By the chart's roles, and nothing else.
     pub async fn lets_the_shim_do_what_it_needs(&self) {
-        let name = json!({"name": "shim"});
-        let rbac = "/apis/rbac.authorization.k8s.io/v1";
-        let role = json!({
-            "metadata": name,
-            "rules": [
-                {"apiGroups": ["storage.k8s.io"], "verbs": ["get"],
-                 "resources": ["volumeattachments", "csinodes"]},
-                {"apiGroups": [""], "verbs": ["get"], "resources": ["persistentvolumes"]},
-                {"apiGroups": ["events.k8s.io"], "verbs": ["create", "patch"],
-                 "resources": ["events"]},
-            ],
-        });
-        self.does(Method::POST, &format!("{rbac}/clusterroles"), role).await;
-        let binding = json!({
-            "metadata": name,
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "shim"},
-            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "shim"}],
-        });
-        self.does(Method::POST, &format!("{rbac}/clusterrolebindings"), binding).await;
+        let user = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "shim"});
+        for role in manifests::roles(PART, "default", &user, "rds.csi.srvlab.io").unwrap() {
+            let kind = role["kind"].as_str().unwrap().to_lowercase();
+            let path = format!("/apis/rbac.authorization.k8s.io/v1/{kind}s");
+            self.does(Method::POST, &path, role).await;
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tonic::codegen::http::Method;
 
 use crate::bench::*;
+use crate::rights;
 
 /// Events of a namespace, oldest first: reason, note, how often, about what.
 async fn events(admin: &Admin, namespace: &str) -> Vec<(String, String, u64, String)> {
@@ -124,5 +125,6 @@ async fn what_happens_to_a_volume_is_told_on_its_claim_once() {
     let told = come(&admin, "default", 1).await;
     let note = format!("volume {stranger}: it stopped");
     assert_eq!(told, [("VolumeReadOnly".into(), note, 1, "Node node-1".into())]);
+    rights::used(&cluster, rights::EVENTS);
     stop.cancel();
 }

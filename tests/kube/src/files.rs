@@ -53,5 +53,6 @@ pub(crate) fn write(dir: &Path, port: u16) -> anyhow::Result<Vec<u8>> {
         put(&format!("kubeconfig.{user}"), &config.to_string())?;
     }
     put("tokens.csv", &tokens)?;
+    put(crate::audit::POLICY, &crate::audit::policy().to_string())?;
     Ok(authority.der().to_vec())
 }

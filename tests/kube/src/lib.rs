@@ -4,8 +4,11 @@
 //! The program is built by `tests/kube/build.sh` from the Go module proxy. Both processes end
 //! with the one that started them, however that ends: they read a pipe that only it holds.
 
+mod audit;
 mod files;
+pub mod manifests;
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -101,6 +104,10 @@ impl Cluster {
                 "--service-account-issuer=https://rds-kube.invalid".into(),
                 "--service-cluster-ip-range=10.0.0.0/24".into(),
                 "--authorization-mode=Node,RBAC".into(),
+                // As everywhere: Pod Security says who may, not this.
+                "--allow-privileged=true".into(),
+                format!("--audit-policy-file={}", own(audit::POLICY)),
+                format!("--audit-log-path={}", own(audit::LOG)),
                 // Its controller is not here, and without it no pod could be created.
                 "--disable-admission-plugins=ServiceAccount".into(),
             ],
@@ -139,6 +146,14 @@ impl Cluster {
     #[must_use]
     pub fn server_pid(&self) -> u32 {
         self.server.id()
+    }
+
+    /// What one of [`USERS`] has asked for until now, refused or not: `VERB RESOURCE.GROUP`.
+    ///
+    /// # Errors
+    /// If the record cannot be read.
+    pub fn asked_by(&self, user: &str) -> anyhow::Result<BTreeSet<String>> {
+        audit::asked(self.dir.path(), user)
     }
 
     /// The end of what both processes wrote.
