@@ -87,9 +87,13 @@ async fn what_happens_to_a_volume_is_told_on_its_claim_once() {
     };
     assert_eq!(told, [is("SessionLost", "the cable is out", 1)]);
     happens(NoticeKind::SessionRestored, "back after 3.1 s");
+    // Times are in milliseconds, and the order is looked at.
+    let later = || tokio::time::sleep(std::time::Duration::from_millis(2));
+    later().await;
     happens(NoticeKind::UnstageBusy, "pid 1");
     happens(NoticeKind::UnstageBusy, "pid 1");
     happens(NoticeKind::UnstageBusy, "pid 1");
+    later().await;
     happens(NoticeKind::UnstageBusy, "pid 2");
     let told = come(&admin, "shop", 4).await;
     let wanted = [
