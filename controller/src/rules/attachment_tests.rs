@@ -48,6 +48,19 @@ fn each_node_of_a_list_has_a_name_of_its_own_that_lasts() {
 }
 
 #[test]
+fn those_with_one_name_are_told_apart_by_what_their_agents_can_read() {
+    let two = shared(Hosts::Gated).joined_by(key("b"), 300, 8);
+    let [a, b] = ["a", "b"].map(|node| two.grant_of(&key(node)));
+    assert!(a.host == b.host && a.arrival != b.arrival);
+    for arrival in [a.arrival.unwrap(), b.arrival.unwrap()] {
+        assert_eq!(arrival.as_str().parse::<Arrival>().unwrap(), arrival);
+    }
+    for hosts in [Hosts::One, Hosts::PerNode] {
+        assert_eq!(shared(hosts).grant_of(&key("a")).arrival, None);
+    }
+}
+
+#[test]
 fn nobody_is_told_from_somebody() {
     assert!(Allow::is_nobody(&Allow::nobody(&HostNqn::closed()).to_string()));
     let somebody = HostNqn::random();
