@@ -120,6 +120,10 @@ two-nodes: setup build ## Two nodes in two guests: one cut off and shut out, a w
 			-- $(BIN)/rds-scenario two-nodes; \
 	done
 
+.PHONY: e2e
+e2e: setup ## The controller under real Kubernetes controllers and CSI sidecars, on this machine, without kubelet (ONLY=TEXT: scenarios with that in their names)
+	tests/e2e/run.sh $(ONLY)
+
 .PHONY: selinux
 selinux: setup build ## Volumes with an SELinux label, in a guest that has SELinux (needs secilc; not in `make test`)
 	tests/selinux/run.sh $(firstword $(KERNELS))

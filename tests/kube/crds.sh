@@ -24,7 +24,7 @@ fetch() { # MODULE@VERSION CHECKSUM FILE...
 }
 fetch github.com/kubernetes-csi/external-snapshotter/client/v8@v8.7.0 \
 	h1:HVaSUeRRHPu49aSiL8eXOjS9Re9G6pM0NzdTGI7mM14= \
-	config/crd/snapshot.storage.k8s.io_volumesnapshotclasses.yaml
+	config/crd/snapshot.storage.k8s.io_volumesnapshot{classes,contents,s}.yaml
 fetch github.com/prometheus-operator/prometheus-operator@v0.85.0 \
 	h1:M5xLCLEoaW2IJfnuCwFzzpL+jSVQu3KGT84Pye+fW8s= \
 	example/prometheus-operator-crd/monitoring.coreos.com_{servicemonitors,prometheusrules}.yaml

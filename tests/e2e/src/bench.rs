@@ -1,0 +1,205 @@
+//! Everything that runs, and what the scenarios do with it.
+
+use std::path::Path;
+
+use anyhow::Context;
+use serde_json::{Value, json};
+
+use crate::api::{ATTACHMENT, CLAIM, Kube, LEASE, NAMESPACE, POD, VOLUME, eventually};
+use crate::appliance::Appliance;
+use crate::cluster::{Cluster, DRIVER};
+use crate::replica::Replica;
+
+/// The example that has snapshots.
+const MANIFESTS: &str = "kubevirt";
+pub(crate) const HOME: &str = "rds-csi";
+const CLASS: &str = "rds";
+pub(crate) const NODES: [&str; 2] = ["node-1", "node-2"];
+
+pub(crate) struct Bench {
+    pub(crate) replicas: Vec<Replica>,
+    pub(crate) appliance: Appliance,
+    pub(crate) cluster: Cluster,
+    pub(crate) kube: Kube,
+}
+
+impl Bench {
+    pub(crate) async fn start(dir: &Path, pool: &str) -> anyhow::Result<Self> {
+        let appliance = Appliance::start(dir, pool).await?;
+        let cluster = Cluster::start(dir).await?;
+        let kube = cluster.kube.clone();
+        for node in NODES {
+            cluster.add_node(node).await?;
+        }
+        let objects = rds_kube::manifests::objects(MANIFESTS)?;
+        // A node's own pods are kubelet's to start; the definitions of these kinds are not here.
+        let ours = objects.iter().filter(|o| o["kind"] != "DaemonSet");
+        for object in ours {
+            kube.apply(object).await?;
+        }
+        let mut bench = Self { replicas: Vec::new(), appliance, cluster, kube };
+        for pod in bench.controller_pods().await? {
+            let replica = Replica::start(&pod, &bench.cluster, &bench.appliance, dir).await?;
+            bench.replicas.push(replica);
+        }
+        bench.leader().await?;
+        Ok(bench)
+    }
+
+    /// The Deployment's pods, once each has a node.
+    async fn controller_pods(&self) -> anyhow::Result<Vec<Value>> {
+        eventually("two pods of the Deployment have a node", || async {
+            let pods = self.kube.list(POD, Some(HOME)).await?;
+            let placed = pods.iter().all(|pod| pod["spec"]["nodeName"].is_string());
+            Ok((pods.len() == 2 && placed).then_some(pods))
+        })
+        .await
+    }
+
+    /// The replica that holds the Lease.
+    pub(crate) async fn leader(&self) -> anyhow::Result<&Replica> {
+        let name = eventually("a controller leads", || async {
+            let lease = self.kube.get(LEASE, Some(HOME), DRIVER).await?.unwrap_or_default();
+            let holder = lease["spec"]["holderIdentity"].as_str().unwrap_or_default();
+            let found = self.replicas.iter().find(|r| holder.starts_with(&r.name));
+            Ok(found.map(|r| r.name.clone()))
+        })
+        .await?;
+        self.replicas.iter().find(|r| r.name == name).context("no such replica")
+    }
+
+    pub(crate) async fn namespace(&self, name: &str) -> anyhow::Result<()> {
+        let object = json!({"apiVersion": "v1", "kind": NAMESPACE.1, "metadata": {"name": name}});
+        self.kube.apply(&object).await
+    }
+
+    /// A claim of some class.
+    pub(crate) async fn claim_of(
+        &self,
+        namespace: &str,
+        name: &str,
+        size: &str,
+        class: &str,
+    ) -> anyhow::Result<()> {
+        let claim = json!({
+            "apiVersion": "v1", "kind": CLAIM.1, "metadata": {"name": name, "namespace": namespace},
+            "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": class,
+                "resources": {"requests": {"storage": size}}},
+        });
+        self.kube.apply(&claim).await
+    }
+
+    /// A claim of the chart's class, of a snapshot if there is one.
+    pub(crate) async fn claim(
+        &self,
+        namespace: &str,
+        name: &str,
+        size: &str,
+        snapshot: Option<&str>,
+    ) -> anyhow::Result<()> {
+        let mut claim = json!({
+            "apiVersion": "v1", "kind": CLAIM.1, "metadata": {"name": name, "namespace": namespace},
+            "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": CLASS,
+                "resources": {"requests": {"storage": size}}},
+        });
+        if let Some(snapshot) = snapshot {
+            claim["spec"]["dataSource"] = json!({"apiGroup": "snapshot.storage.k8s.io",
+                "kind": "VolumeSnapshot", "name": snapshot});
+        }
+        self.kube.apply(&claim).await
+    }
+
+    /// The PersistentVolume that a claim was bound to.
+    pub(crate) async fn bound(&self, namespace: &str, claim: &str) -> anyhow::Result<Value> {
+        let bound = |claim: &Value| claim["status"]["phase"] == "Bound";
+        let claim = self.kube.until(CLAIM, Some(namespace), claim, "bound", bound).await?;
+        let name = claim["spec"]["volumeName"].as_str().context("no volumeName")?;
+        self.kube.get(VOLUME, None, name).await?.context("no PersistentVolume")
+    }
+
+    /// A pod with the claim: on this node, or where the scheduler wants it.
+    pub(crate) async fn pod(
+        &self,
+        namespace: &str,
+        name: &str,
+        claim: &str,
+        node: Option<&str>,
+    ) -> anyhow::Result<()> {
+        let mut pod = json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": namespace},
+            "spec": {
+                "terminationGracePeriodSeconds": 1,
+                "containers": [{"name": "main", "image": "example.org/none",
+                    "volumeMounts": [{"name": "data", "mountPath": "/data"}]}],
+                "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": claim}}],
+            },
+        });
+        if let Some(node) = node {
+            pod["spec"]["nodeName"] = node.into();
+        }
+        self.kube.apply(&pod).await
+    }
+
+    /// The VolumeAttachment of a volume to a node.
+    pub(crate) async fn attachment(
+        &self,
+        volume: &str,
+        node: &str,
+    ) -> anyhow::Result<Option<Value>> {
+        let all = self.kube.list(ATTACHMENT, None).await?;
+        Ok(all.into_iter().find(|a| {
+            a["spec"]["nodeName"] == node && a["spec"]["source"]["persistentVolumeName"] == volume
+        }))
+    }
+
+    pub(crate) async fn attached(&self, volume: &str, node: &str) -> anyhow::Result<Value> {
+        eventually(&format!("{volume} is attached to {node}"), || async {
+            let found = self.attachment(volume, node).await?;
+            Ok(found.filter(|a| a["status"]["attached"] == true))
+        })
+        .await
+    }
+
+    pub(crate) async fn detached(&self, volume: &str, node: &str) -> anyhow::Result<()> {
+        eventually(&format!("{volume} is detached from {node}"), || async {
+            Ok(self.attachment(volume, node).await?.is_none().then_some(()))
+        })
+        .await
+    }
+
+    /// Nothing of a volume, nor any file, is on the appliance any more.
+    pub(crate) async fn nothing_left(&self) -> anyhow::Result<()> {
+        let empty = eventually("the appliance is empty", || async {
+            Ok(self.left()?.is_empty().then_some(()))
+        })
+        .await;
+        match empty {
+            Ok(()) => Ok(()),
+            Err(error) => Err(error).context(format!("left: {:?}", self.left()?)),
+        }
+    }
+
+    fn left(&self) -> anyhow::Result<Vec<String>> {
+        let mut left: Vec<String> =
+            self.appliance.disks()?.iter().map(|disk| disk["slot"].to_string()).collect();
+        left.extend(self.appliance.files()?.iter().map(|f| f.display().to_string()));
+        Ok(left)
+    }
+
+    /// Removes a claim, and waits until its volume is gone from cluster and appliance.
+    pub(crate) async fn remove(&self, namespace: &str, claims: &[&str]) -> anyhow::Result<()> {
+        let mut volumes = Vec::new();
+        for claim in claims {
+            let found = self.kube.get(CLAIM, Some(namespace), claim).await?.unwrap_or_default();
+            volumes.extend(found["spec"]["volumeName"].as_str().map(str::to_owned));
+            self.kube.delete(CLAIM, Some(namespace), claim).await?;
+        }
+        for claim in claims {
+            self.kube.until_gone(CLAIM, Some(namespace), claim).await?;
+        }
+        for volume in volumes {
+            self.kube.until_gone(VOLUME, None, &volume).await?;
+        }
+        Ok(())
+    }
+}

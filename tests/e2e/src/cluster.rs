@@ -1,0 +1,139 @@
+//! Kubernetes without kubelet: etcd, API server, controller manager, scheduler, and Nodes whose
+//! heartbeats are ours.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use serde_json::{Value, json};
+
+use crate::api::{Kube, LEASE, NODE};
+use crate::process::{Process, theirs, tools};
+
+pub(crate) const DRIVER: &str = "rds.csi.srvlab.io";
+/// What the driver needs of the controller manager: without kubelet the others have nothing to do.
+const CONTROLLERS: &str = "deployment-controller,replicaset-controller,\
+    persistentvolume-binder-controller,persistentvolume-attach-detach-controller,\
+    persistentvolume-expander-controller,persistentvolumeclaim-protection-controller,\
+    persistentvolume-protection-controller,node-lifecycle-controller,taint-eviction-controller,\
+    pod-garbage-collector-controller,namespace-controller,garbage-collector-controller,\
+    serviceaccount-controller";
+const HEARTBEAT: Duration = Duration::from_secs(3);
+/// Long enough for a machine that is busy, short enough to wait for.
+const GRACE: &str = "--node-monitor-grace-period=20s";
+
+pub(crate) struct Cluster {
+    pub(crate) kube: Kube,
+    /// Nodes that are alive.
+    alive: Arc<Mutex<BTreeSet<String>>>,
+    // Before the server, so that they do not complain at the end.
+    controllers: Vec<Process>,
+    pub(crate) server: rds_kube::Cluster,
+}
+
+impl Cluster {
+    pub(crate) async fn start(dir: &Path) -> anyhow::Result<Self> {
+        let server = rds_kube::Cluster::start()?.context("no API server: tests/kube/build.sh")?;
+        let kube = Kube::new(&server.kubeconfig()).await?;
+        for file in std::fs::read_dir(tools().join("crds"))? {
+            let file = file?.path();
+            if file.extension().is_some_and(|e| e == "yaml") {
+                for definition in rds_kube::manifests::yaml(&file)? {
+                    kube.apply(&definition).await?;
+                }
+            }
+        }
+        let kubeconfig = format!("--kubeconfig={}", server.kubeconfig().display());
+        let start = |program: &str, name: &str, flags: &[&str]| {
+            let mut command = Command::new(theirs(program)?);
+            if program != name {
+                command.arg(name);
+            }
+            command.env("RDS_KUBE_END_WITH_STDIN", "1").arg(&kubeconfig).args(flags);
+            Process::start(&mut command, dir, name)
+        };
+        let controllers = format!("--controllers={CONTROLLERS}");
+        let parts = vec![
+            start(
+                "rds-kube-controllers",
+                "kube-controller-manager",
+                &[
+                    "--secure-port=0",
+                    "--leader-elect=false",
+                    "--node-monitor-period=2s",
+                    GRACE,
+                    &controllers,
+                ],
+            )?,
+            start(
+                "rds-kube-controllers",
+                "kube-scheduler",
+                &["--secure-port=0", "--leader-elect=false"],
+            )?,
+            start("snapshot-controller", "snapshot-controller", &[])?,
+        ];
+        let alive = Arc::new(Mutex::new(BTreeSet::new()));
+        tokio::spawn(beat(kube.clone(), alive.clone()));
+        Ok(Self { kube, alive, controllers: parts, server })
+    }
+
+    /// What kubelet and the shim write of a node.
+    pub(crate) async fn add_node(&self, name: &str) -> anyhow::Result<()> {
+        let size = json!({"cpu": "8", "memory": "16Gi", "pods": "110"});
+        let node = json!({
+            "apiVersion": "v1", "kind": "Node",
+            "metadata": {"name": name, "labels": {"kubernetes.io/os": "linux", "kubernetes.io/hostname": name},
+                "annotations": {"volumes.kubernetes.io/controller-managed-attach-detach": "true"}},
+            "status": {"capacity": size, "allocatable": size,
+                "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "as kubelet says"}]},
+        });
+        self.kube.apply(&node).await?;
+        self.live(|alive| alive.insert(name.to_owned()));
+        self.kube.set_status(&node).await?;
+        self.kube
+            .apply(&json!({
+                "apiVersion": "storage.k8s.io/v1", "kind": "CSINode", "metadata": {"name": name},
+                "spec": {"drivers": [{"name": DRIVER, "nodeID": name, "topologyKeys": []}]},
+            }))
+            .await?;
+        let untainted = |node: &Value| node["spec"]["taints"].as_array().is_none_or(Vec::is_empty);
+        self.kube.until(NODE, None, name, "without taints", untainted).await.map(drop)
+    }
+
+    /// The node is silent from now on.
+    pub(crate) fn kill_node(&self, name: &str) {
+        self.live(|alive| alive.remove(name));
+    }
+
+    fn live(&self, change: impl FnOnce(&mut BTreeSet<String>) -> bool) {
+        change(&mut self.alive.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// The part that has ended, if any has.
+    pub(crate) fn ended(&mut self) -> Option<String> {
+        let ended = self.controllers.iter_mut().find_map(|p| p.has_ended().then(|| p.log.clone()));
+        ended.map(|log| log.display().to_string())
+    }
+}
+
+async fn beat(kube: Kube, alive: Arc<Mutex<BTreeSet<String>>>) {
+    loop {
+        let nodes = alive.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for node in nodes {
+            let now = k8s_openapi::jiff::Timestamp::now();
+            let lease = json!({
+                "apiVersion": LEASE.0, "kind": LEASE.1,
+                "metadata": {"name": node, "namespace": "kube-node-lease"},
+                "spec": {"holderIdentity": node, "leaseDurationSeconds": 40,
+                    "renewTime": format!("{now:.6}")},
+            });
+            if let Err(error) = kube.apply(&lease).await {
+                eprintln!("no heartbeat of {node}: {error:#}");
+            }
+        }
+        tokio::time::sleep(HEARTBEAT).await;
+    }
+}
