@@ -13,7 +13,7 @@ use crate::replica::Replica;
 /// The example that has snapshots.
 const MANIFESTS: &str = "kubevirt";
 pub(crate) const HOME: &str = "rds-csi";
-const CLASS: &str = "rds";
+pub(crate) const CLASS: &str = "rds";
 pub(crate) const NODES: [&str; 2] = ["node-1", "node-2"];
 
 pub(crate) struct Bench {

@@ -29,6 +29,7 @@ pub(crate) struct Cluster {
     pub(crate) kube: Kube,
     /// Nodes that are alive.
     alive: Arc<Mutex<BTreeSet<String>>>,
+    beat: tokio::task::JoinHandle<()>,
     // Before the server, so that they do not complain at the end.
     controllers: Vec<Process>,
     pub(crate) server: rds_kube::Cluster,
@@ -76,8 +77,8 @@ impl Cluster {
             start("snapshot-controller", "snapshot-controller", &[])?,
         ];
         let alive = Arc::new(Mutex::new(BTreeSet::new()));
-        tokio::spawn(beat(kube.clone(), alive.clone()));
-        Ok(Self { kube, alive, controllers: parts, server })
+        let beat = tokio::spawn(beat(kube.clone(), alive.clone()));
+        Ok(Self { kube, alive, beat, controllers: parts, server })
     }
 
     /// What kubelet and the shim write of a node.
@@ -88,7 +89,7 @@ impl Cluster {
             "metadata": {"name": name, "labels": {"kubernetes.io/os": "linux", "kubernetes.io/hostname": name},
                 "annotations": {"volumes.kubernetes.io/controller-managed-attach-detach": "true"}},
             "status": {"capacity": size, "allocatable": size,
-                "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "as kubelet says"}]},
+                "conditions": [ready()]},
         });
         self.kube.apply(&node).await?;
         self.live(|alive| alive.insert(name.to_owned()));
@@ -112,11 +113,22 @@ impl Cluster {
         change(&mut self.alive.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// The part that has ended, if any has.
-    pub(crate) fn ended(&mut self) -> Option<String> {
-        let ended = self.controllers.iter_mut().find_map(|p| p.has_ended().then(|| p.log.clone()));
-        ended.map(|log| log.display().to_string())
+    /// Whether the parts of Kubernetes still run.
+    pub(crate) fn all_run(&mut self) -> anyhow::Result<()> {
+        let ended: Vec<_> = self.controllers.iter_mut().filter_map(Process::ended).collect();
+        anyhow::ensure!(ended.is_empty(), "ended, see the end of {ended:?}");
+        Ok(())
     }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.beat.abort();
+    }
+}
+
+fn ready() -> Value {
+    json!({"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "as kubelet says"})
 }
 
 async fn beat(kube: Kube, alive: Arc<Mutex<BTreeSet<String>>>) {
@@ -130,7 +142,15 @@ async fn beat(kube: Kube, alive: Arc<Mutex<BTreeSet<String>>>) {
                 "spec": {"holderIdentity": node, "leaseDurationSeconds": 40,
                     "renewTime": format!("{now:.6}")},
             });
-            if let Err(error) = kube.apply(&lease).await {
+            // With each report of a node the attach-detach controller notes what it has mounted;
+            // without any it waits six minutes before it takes back what was never attached.
+            let mut ready = ready();
+            ready["lastHeartbeatTime"] = format!("{now:.0}").into();
+            let report = json!({
+                "apiVersion": NODE.0, "kind": NODE.1, "metadata": {"name": node},
+                "status": {"conditions": [ready]},
+            });
+            if let Err(error) = kube.apply(&lease).await.and(kube.set_status(&report).await) {
                 eprintln!("no heartbeat of {node}: {error:#}");
             }
         }

@@ -17,21 +17,34 @@ mod scenarios;
 use std::process::ExitCode;
 
 use crate::bench::Bench;
+use crate::scenarios::Pool;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
     let only = std::env::args().nth(1).unwrap_or_default();
-    let dir = tempfile::Builder::new().prefix("rds-e2e").tempdir()?;
-    let failed = match Bench::start(dir.path(), "btrfs").await {
-        Ok(mut bench) => scenarios::run(&mut bench, &only).await,
-        Err(error) => {
-            println!("FAILED start: {error:#}");
-            1
+    let pools = [Pool::Btrfs, Pool::Xfs];
+    anyhow::ensure!(
+        pools.iter().any(|p| !p.chosen(&only).is_empty()),
+        "no scenario has {only} in its name"
+    );
+    let mut failed = 0;
+    for pool in pools {
+        let names = pool.chosen(&only);
+        if names.is_empty() {
+            continue;
         }
-    };
-    if failed == 0 {
-        return Ok(ExitCode::SUCCESS);
+        let dir = tempfile::Builder::new().prefix("rds-e2e").tempdir()?;
+        let failures = match Bench::start(dir.path(), pool.name()).await {
+            Ok(mut bench) => scenarios::run(&mut bench, &names).await,
+            Err(error) => {
+                println!("FAILED start: {error:#}");
+                1
+            }
+        };
+        if failures > 0 {
+            println!("logs: {}", dir.keep().display());
+        }
+        failed += failures;
     }
-    println!("logs: {}", dir.keep().display());
-    Ok(ExitCode::FAILURE)
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -29,6 +29,11 @@ impl Process {
         !matches!(self.child.try_wait(), Ok(None))
     }
 
+    /// Its log, if it has ended.
+    pub(crate) fn ended(&mut self) -> Option<PathBuf> {
+        self.has_ended().then(|| self.log.clone())
+    }
+
     /// SIGKILL.
     pub(crate) fn kill(&mut self) {
         self.child.kill().ok();

@@ -17,11 +17,20 @@ pub(crate) fn policy() -> Value {
         "kind": "Policy",
         // A watch is written down when it begins.
         "omitStages": ["RequestReceived"],
-        "rules": [{"level": "Metadata", "users": users}, {"level": "None"}],
+        "rules": [
+            {"level": "Metadata", "users": users},
+            {"level": "Metadata", "userGroups": ["system:serviceaccounts"]},
+            {"level": "None"},
+        ],
     })
 }
 
-pub(crate) fn asked(dir: &Path, user: &str) -> anyhow::Result<BTreeSet<String>> {
+/// With how it was decided, as the API server puts it: `allow` or `forbid`.
+pub(crate) fn asked(
+    dir: &Path,
+    user: &str,
+    decision: Option<&str>,
+) -> anyhow::Result<BTreeSet<String>> {
     let file = dir.join(LOG);
     let text = std::fs::read_to_string(&file)
         .with_context(|| format!("cannot read what was asked for in {}", file.display()))?;
@@ -29,6 +38,10 @@ pub(crate) fn asked(dir: &Path, user: &str) -> anyhow::Result<BTreeSet<String>> 
     let events = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     Ok(events
         .filter(|event| event["user"]["username"] == user)
+        .filter(|event| {
+            let decided = &event["annotations"]["authorization.k8s.io/decision"];
+            decision.is_none_or(|decision| decided == decision)
+        })
         .filter_map(|event| {
             let object = event.get("objectRef")?;
             let word = |key: &str| object[key].as_str().filter(|t| !t.is_empty());

@@ -153,7 +153,16 @@ impl Cluster {
     /// # Errors
     /// If the record cannot be read.
     pub fn asked_by(&self, user: &str) -> anyhow::Result<BTreeSet<String>> {
-        audit::asked(self.dir.path(), user)
+        audit::asked(self.dir.path(), user, None)
+    }
+
+    /// What somebody has asked for without having the right to it: one of [`USERS`], or a service
+    /// account by its whole name.
+    ///
+    /// # Errors
+    /// If the record cannot be read.
+    pub fn forbidden_to(&self, user: &str) -> anyhow::Result<BTreeSet<String>> {
+        audit::asked(self.dir.path(), user, Some("forbid"))
     }
 
     /// The end of what both processes wrote.

@@ -3,50 +3,109 @@
 mod capacity;
 mod failures;
 mod life;
+mod machines;
 mod snapshots;
 
 use std::time::Instant;
 
 use crate::bench::Bench;
 
-/// Runs those whose name contains the text, and says how each ended; how many failed.
-pub(crate) async fn run(bench: &mut Bench, only: &str) -> usize {
-    let mut failed = 0;
-    macro_rules! scenarios {
-        ($($module:ident::$name:ident),* $(,)?) => {$(
-            let name = concat!(stringify!($module), "-", stringify!($name)).replace('_', "-");
-            if name.contains(only) {
-                let begun = Instant::now();
-                let done = match bench.namespace(&name).await {
-                    Ok(()) => $module::$name(bench, &name).await,
-                    Err(error) => Err(error),
-                };
-                let seconds = begun.elapsed().as_secs_f32();
-                match done {
-                    Ok(()) => println!("ok {name} ({seconds:.1} s)"),
-                    Err(error) => {
-                        failed += 1;
-                        println!("FAILED {name} ({seconds:.1} s): {error:#}");
-                    }
-                }
-            }
-        )*};
+/// What the appliance's pool can do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pool {
+    /// Snapshots at once.
+    Btrfs,
+    /// Full copies only.
+    Xfs,
+}
+
+impl Pool {
+    /// As `rds-sim --pool` calls it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Btrfs => "btrfs",
+            Self::Xfs => "xfs",
+        }
     }
-    scenarios![
-        life::provision,
-        life::attach,
-        life::second_node,
-        life::grow,
-        capacity::late_binding,
-        snapshots::restore,
-        failures::leader_killed,
-        failures::namespace_deleted,
-        // Last, since a node is missing afterwards.
-        failures::node_lost,
-    ];
-    if let Some(log) = bench.cluster.ended() {
-        println!("FAILED everything runs to the end: see {log}");
-        failed += 1;
+
+    /// The scenarios that need this pool.
+    const fn scenarios(self) -> &'static [&'static str] {
+        match self {
+            Self::Btrfs => &[
+                "life-provision",
+                "life-attach",
+                "life-second-node",
+                "life-grow",
+                "capacity-late-binding",
+                "snapshots-restore",
+                "machines-migration",
+                "failures-leader-killed",
+                "failures-namespace-deleted",
+                // Last, since a node is missing afterwards.
+                "failures-node-lost",
+            ],
+            Self::Xfs => &["snapshots-full-copy"],
+        }
+    }
+
+    /// Those of which the name contains the text.
+    pub(crate) fn chosen(self, only: &str) -> Vec<&'static str> {
+        self.scenarios().iter().copied().filter(|name| name.contains(only)).collect()
+    }
+}
+
+async fn scenario(bench: &Bench, name: &str) -> anyhow::Result<()> {
+    bench.namespace(name).await?;
+    match name {
+        "life-provision" => life::provision(bench, name).await,
+        "life-attach" => life::attach(bench, name).await,
+        "life-second-node" => life::second_node(bench, name).await,
+        "life-grow" => life::grow(bench, name).await,
+        "capacity-late-binding" => capacity::late_binding(bench, name).await,
+        "snapshots-restore" => snapshots::restore(bench, name).await,
+        "snapshots-full-copy" => snapshots::full_copy(bench, name).await,
+        "machines-migration" => machines::migration(bench, name).await,
+        "failures-leader-killed" => failures::leader_killed(bench, name).await,
+        "failures-namespace-deleted" => failures::namespace_deleted(bench, name).await,
+        "failures-node-lost" => failures::node_lost(bench, name).await,
+        other => anyhow::bail!("no scenario {other}"),
+    }
+}
+
+/// Runs these, and says how each ended; how many failed.
+pub(crate) async fn run(bench: &mut Bench, names: &[&str]) -> usize {
+    let mut failed = 0;
+    for name in names {
+        let begun = Instant::now();
+        let done = scenario(bench, name).await;
+        let seconds = begun.elapsed().as_secs_f32();
+        match done {
+            Ok(()) => println!("ok {name} ({seconds:.1} s)"),
+            Err(error) => {
+                failed += 1;
+                println!("FAILED {name} ({seconds:.1} s): {error:#}");
+            }
+        }
+    }
+    let all = [("everything-runs-to-the-end", bench.cluster.all_run()), ("rights", rights(bench))];
+    for (name, done) in all {
+        match done {
+            Ok(()) => println!("ok {name}"),
+            Err(error) => {
+                failed += 1;
+                println!("FAILED {name}: {error:#}");
+            }
+        }
     }
     failed
+}
+
+/// The chart gives controller and sidecars every right that they asked for.
+fn rights(bench: &Bench) -> anyhow::Result<()> {
+    let account = "system:serviceaccount:rds-csi:rds-csi-controller";
+    let mut forbidden = bench.cluster.server.forbidden_to(account)?;
+    // The snapshotter asks whether there are groups, takes a refusal for no, and does without.
+    forbidden.retain(|right| !right.ends_with(".groupsnapshot.storage.k8s.io"));
+    anyhow::ensure!(forbidden.is_empty(), "asked for in vain: {forbidden:?}");
+    Ok(())
 }
