@@ -53,6 +53,10 @@ test-faults: setup build ## Every fault on every kernel, with and without native
 packages: setup ## A .deb and an .rpm of the node-agent, in target/packages (PROFILE=dev: from the dev build)
 	systemd/package/build.sh
 
+.PHONY: images
+images: ## OCI images of controller and shim, in target/images (ARCH=amd64|arm64); optimised: takes many minutes the first time
+	deploy/images/build.sh
+
 .PHONY: manifests
 manifests: ## deploy/manifests, from the chart
 	tests/chart/build.sh

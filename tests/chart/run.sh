@@ -84,6 +84,7 @@ check "StorageClass keys are those of docs/storageclass.md" keys_are_documented
 check "capacity is published where it is announced" capacity_is_published
 check "nothing has a secret in it" no_secrets
 check "the manifests are what the chart gives" deploy/render.py --check $helm
+check "an image has the same bytes twice, and right digests" tests/chart/images.py tests/chart/build.sh
 if [[ -z $helm ]]; then
 	echo "SKIPPED: what needs Helm; tests/chart/build.sh builds it"
 	exit $failed
