@@ -25,18 +25,34 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) async fn start(dir: &Path, pool: &str) -> anyhow::Result<Self> {
-        let appliance = Appliance::start(dir, pool).await?;
-        let cluster = Cluster::start(dir).await?;
+        let (appliance, cluster) = Self::begin(dir, pool).await?;
         let kube = cluster.kube.clone();
-        for node in NODES {
-            cluster.add_node(node).await?;
-        }
         let objects = rds_kube::manifests::objects(MANIFESTS)?;
         // A node's own pods are kubelet's to start; the definitions of these kinds are not here.
         let ours = objects.iter().filter(|o| o["kind"] != "DaemonSet");
         for object in ours {
             kube.apply(object).await?;
         }
+        Self::run_pods(dir, appliance, cluster).await
+    }
+
+    /// Everything but what is installed.
+    pub(crate) async fn begin(dir: &Path, pool: &str) -> anyhow::Result<(Appliance, Cluster)> {
+        let appliance = Appliance::start(dir, pool).await?;
+        let cluster = Cluster::start(dir).await?;
+        for node in NODES {
+            cluster.add_node(node).await?;
+        }
+        Ok((appliance, cluster))
+    }
+
+    /// Runs the pods of the Deployment that is installed.
+    pub(crate) async fn run_pods(
+        dir: &Path,
+        appliance: Appliance,
+        cluster: Cluster,
+    ) -> anyhow::Result<Self> {
+        let kube = cluster.kube.clone();
         let mut bench = Self { replicas: Vec::new(), appliance, cluster, kube };
         for pod in bench.controller_pods().await? {
             let replica = Replica::start(&pod, &bench.cluster, &bench.appliance, dir).await?;

@@ -1,5 +1,5 @@
-// rds-kube-controllers is kube-controller-manager and kube-scheduler in one program, for `make
-// e2e`. Apart from rds-kube, so that whoever needs the API server only does not build these.
+// rds-kube-controllers is kube-controller-manager, kube-scheduler and kubectl in one program, for
+// `make e2e`. Apart from rds-kube, so that whoever needs the API server only does not build these.
 package main
 
 import (
@@ -8,6 +8,8 @@ import (
 	"os"
 
 	"k8s.io/component-base/cli"
+	kubectl "k8s.io/kubectl/pkg/cmd"
+	util "k8s.io/kubectl/pkg/cmd/util"
 	controllers "k8s.io/kubernetes/cmd/kube-controller-manager/app"
 	scheduler "k8s.io/kubernetes/cmd/kube-scheduler/app"
 )
@@ -30,12 +32,16 @@ func main() {
 		os.Exit(cli.Run(controllers.NewControllerManagerCommand()))
 	case "kube-scheduler":
 		os.Exit(cli.Run(scheduler.NewSchedulerCommand()))
+	case "kubectl":
+		if err := cli.RunNoErrOutput(kubectl.NewDefaultKubectlCommand()); err != nil {
+			util.CheckErr(err)
+		}
 	default:
 		usage()
 	}
 }
 
 func usage() {
-	fmt.Fprintln(os.Stderr, "usage: rds-kube-controllers kube-controller-manager|kube-scheduler FLAG...")
+	fmt.Fprintln(os.Stderr, "usage: rds-kube-controllers kube-controller-manager|kube-scheduler|kubectl FLAG...")
 	os.Exit(2)
 }
