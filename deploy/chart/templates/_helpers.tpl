@@ -47,3 +47,15 @@ capabilities: { drop: [ALL] }
 {{- $port := regexFind ":[0-9]+/?$" . | trimPrefix ":" | trimSuffix "/" -}}
 {{ $port | default (ternary "22" "443" (hasPrefix "ssh:" .)) }}
 {{- end }}
+
+{{/*
+Not empty if some appliance is not reached from every node. Only then is capacity published: where
+nodes have no topology, the provisioner (6.4.0) deletes each CSIStorageCapacity that it makes, since
+it compares its empty labels with those of the API server, which has none; and a driver of which
+capacity is announced and not published gets no pod whose volume waits for it.
+*/}}
+{{- define "rds-csi.topology" -}}
+{{- $all := list .Values.rds.topology -}}
+{{- range .Values.appliances }}{{ $all = append $all .topology }}{{ end -}}
+{{- range compact $all }}yes{{ end -}}
+{{- end }}

@@ -3,8 +3,10 @@ The containers beside the controller. None has leader election or a livenessprob
 wait while the controller's Probe says "not ready", and end when its socket does.
 */}}
 {{- define "rds-csi.sidecars" -}}
-{{- include "rds-csi.sidecar" (dict "root" . "name" "provisioner" "image" .Values.sidecars.provisioner.image "args" (list
-  "--extra-create-metadata" "--timeout=60s" "--enable-capacity" "--capacity-ownerref-level=2") "owner" true) }}
+{{- $args := list "--extra-create-metadata" "--timeout=60s" }}
+{{- $capacity := include "rds-csi.topology" . | empty | not }}
+{{- if $capacity }}{{ $args = concat $args (list "--enable-capacity" "--capacity-ownerref-level=2") }}{{ end }}
+{{- include "rds-csi.sidecar" (dict "root" . "name" "provisioner" "image" .Values.sidecars.provisioner.image "args" $args "owner" $capacity) }}
 {{ include "rds-csi.sidecar" (dict "root" . "name" "attacher" "image" .Values.sidecars.attacher.image "args" (list "--timeout=60s")) }}
 {{ include "rds-csi.sidecar" (dict "root" . "name" "resizer" "image" .Values.sidecars.resizer.image "args" (list "--resize-timeout=60s")) }}
 {{- if .Values.sidecars.healthMonitor.enabled }}

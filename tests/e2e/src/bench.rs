@@ -9,6 +9,7 @@ use crate::api::{ATTACHMENT, CLAIM, Kube, LEASE, NAMESPACE, POD, VOLUME, eventua
 use crate::appliance::Appliance;
 use crate::cluster::{Cluster, DRIVER};
 use crate::replica::Replica;
+use crate::scenarios::capacity::late_class;
 
 /// The example that has snapshots.
 const MANIFESTS: &str = "kubevirt";
@@ -33,6 +34,7 @@ impl Bench {
         for object in ours {
             kube.apply(object).await?;
         }
+        kube.apply(&late_class()).await?;
         Self::run_pods(dir, appliance, cluster).await
     }
 

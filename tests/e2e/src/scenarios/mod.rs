@@ -1,6 +1,6 @@
 //! What is shown, each in a namespace of its own.
 
-mod capacity;
+pub(crate) mod capacity;
 mod failures;
 mod life;
 mod machines;
