@@ -1,9 +1,9 @@
 //! The Kubernetes side of a node, without any privilege.
 //!
 //! kubelet speaks CSI to the shim, and the shim passes every `csi.v1.Node` call on to the
-//! node-agent, which does the work in the host's own namespaces. The shim holds no state:
-//! its restart or absence never touches a session, and an agent that restarts is, to
-//! kubelet, only a call that took a little longer.
+//! node-agent, which does the work in the host's own namespaces. The shim holds no state but
+//! which Events it told last: its restart or absence never touches a session, and an agent that
+//! restarts is, to kubelet, only a call that took a little longer.
 //!
 //! In the order that a call flows through them:
 //! - [`config`]: the command line;
@@ -17,6 +17,8 @@
 //! - [`raw`]: the codec that leaves messages alone;
 //! - [`attachments`]: answers the agent's questions after attachments, by [`verdict`] of what
 //!   [`kubernetes`] says, over [`api`];
+//! - [`notices`]: tells what happens to volumes, as an [`event`] on their claim;
+//! - [`keep`]: opens the streams of these two again and again;
 //! - [`registration`]: making ourselves known to kubelet.
 
 pub mod agent;
