@@ -14,6 +14,7 @@ use rds_csi_proto::agent::sessions_server::SessionsServer;
 use rds_csi_proto::csi::node_server::NodeServer;
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
+use tokio_util::sync::CancellationToken;
 use tonic::service::interceptor::InterceptorLayer;
 use tonic::transport::Server;
 use tonic::transport::server::UdsConnectInfo;
@@ -56,9 +57,11 @@ pub async fn serve(options: ServeOptions) -> Result<()> {
     let (metrics, board) = (Arc::new(Metrics::new()?), Board::default());
     metrics.register(Box::new(Process::new()?))?;
     let health = Health::new(board.clone());
-    if let Some(address) = options.metrics_addr {
-        tokio::spawn(metrics::server::serve(address, metrics.clone(), health.clone()));
-    }
+    let end_metrics = CancellationToken::new();
+    let metrics_served = options.metrics_addr.map(|address| {
+        let end = end_metrics.clone();
+        tokio::spawn(metrics::server::serve(address, metrics.clone(), health.clone(), end))
+    });
     let journal = open_journal(&options.state_dir).await?;
     health.journal_opened(journal.clone())?;
     // Beside the socket, in /run: gone with the boot, as the sessions are.
@@ -101,6 +104,10 @@ pub async fn serve(options: ServeOptions) -> Result<()> {
         served = server => served,
         () = async { stop_signal().await; tokio::time::sleep(DRAIN).await } => Ok(()),
     };
+    end_metrics.cancel();
+    if let Some(task) = metrics_served {
+        let _ = task.await;
+    }
     // A call that is still in the kernel's hands must not hold up the stop; the journal
     // tells the next start of it.
     served.map_err(|e| Error::Unavailable(format!("serve {}: {e}", options.socket.display())))

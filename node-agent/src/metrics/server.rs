@@ -12,6 +12,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use super::Metrics;
@@ -19,6 +20,8 @@ use super::health::Health;
 
 /// Pause before the address is tried again.
 const RETRY: Duration = Duration::from_secs(10);
+/// For the requests that are under way at the end: they wait for nothing.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 #[derive(Clone)]
 struct Shown {
@@ -26,16 +29,36 @@ struct Shown {
     health: Health,
 }
 
-/// Serves for ever. An address that cannot be had is tried again: volumes need the agent
+/// Serves until `end`. An address that cannot be had is tried again: volumes need the agent
 /// more than anybody needs its metrics.
-pub async fn serve(address: SocketAddr, metrics: Arc<Metrics>, health: Health) {
-    let router = router(metrics, health);
-    loop {
+///
+/// A process is gone only when the kernel lets go of its last thread, and one that writes to an
+/// appliance that does not answer is held for many seconds. So the address is given back first:
+/// else the kernel would go on to take connections that nobody answers.
+pub async fn serve(
+    address: SocketAddr,
+    metrics: Arc<Metrics>,
+    health: Health,
+    end: CancellationToken,
+) {
+    let work = serve_for_ever(address, router(metrics, health), &end);
+    tokio::select! {
+        () = work => {}
+        () = async { end.cancelled().await; tokio::time::sleep(LAST_ANSWERS).await } => {}
+    }
+}
+
+async fn serve_for_ever(address: SocketAddr, router: Router, end: &CancellationToken) {
+    while !end.is_cancelled() {
         match TcpListener::bind(address).await {
             Ok(listener) => {
                 info!(%address, "serving metrics");
-                if let Err(error) = axum::serve(listener, router.clone()).await {
-                    error!(%error, %address, "metrics are not served");
+                let served = axum::serve(listener, router.clone())
+                    .with_graceful_shutdown(end.clone().cancelled_owned());
+                match served.await {
+                    Err(error) => error!(%error, %address, "metrics are not served"),
+                    Ok(()) if end.is_cancelled() => return,
+                    Ok(()) => {}
                 }
             }
             Err(error) => {
@@ -88,6 +111,30 @@ mod tests {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
         answer
+    }
+
+    /// Each connection is answered or refused, also while the process still has something to end.
+    #[tokio::test]
+    async fn an_end_answers_what_it_took_and_takes_no_more() {
+        let spare = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = spare.local_addr().unwrap();
+        drop(spare);
+        let (metrics, health) = (Arc::new(Metrics::new().unwrap()), Health::new(Board::default()));
+        let end = CancellationToken::new();
+        let served = tokio::spawn(serve(address, metrics, health, end.clone()));
+        // Kept open, as Prometheus does.
+        let mut idle = loop {
+            match tokio::net::TcpStream::connect(address).await {
+                Ok(stream) => break stream,
+                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        };
+        assert!(get(address, "/metrics").await.starts_with("HTTP/1.1 200"));
+        end.cancel();
+        tokio::time::timeout(2 * LAST_ANSWERS, served).await.unwrap().unwrap();
+        assert_eq!(idle.read(&mut [0; 1]).await.unwrap_or(0), 0);
+        let refused = tokio::net::TcpStream::connect(address).await.unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
     }
 
     #[tokio::test]
