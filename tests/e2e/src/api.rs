@@ -11,8 +11,8 @@ use kube::core::GroupVersionKind;
 use kube::{Api, Client, Config};
 use serde_json::{Value, json};
 
-/// Controllers that retry double their pauses, and emulated or busy machines are slow.
-pub(crate) const LIMIT: Duration = Duration::from_secs(90);
+/// Controllers that retry double their pauses, and emulated nodes and busy machines are slow.
+pub(crate) const LIMIT: Duration = Duration::from_secs(240);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// `apiVersion` and `kind`.
@@ -134,6 +134,18 @@ impl Kube {
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
             done => done.map(drop).with_context(|| format!("cannot delete {} {name}", kind.1)),
         }
+    }
+
+    /// With the time that it asks for.
+    pub(crate) async fn delete_softly(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+    ) -> anyhow::Result<()> {
+        let api = self.api(kind.0, kind.1, Some(namespace));
+        let done = api.delete(name, &DeleteParams::default()).await;
+        done.map(drop).with_context(|| format!("cannot delete {} {name}", kind.1))
     }
 
     /// Until the object is there and as wanted.

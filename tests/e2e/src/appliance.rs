@@ -1,23 +1,35 @@
-//! A simulated appliance, without a kernel target: what is looked at here is what the controller
-//! had it do.
+//! A simulated appliance. Without a kernel target on this machine, where what is looked at is what
+//! the controller had it do; or with one, in a guest.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use serde_json::Value;
 
+use crate::bench::NODES;
+use crate::guests::Guests;
 use crate::process::{Process, ours};
 
 const LIMIT: Duration = Duration::from_secs(30);
+/// tests/scenarios/src/stack.rs
+const STATE_IN_GUEST: &str = "/scratch/rds/sim";
 
 pub(crate) struct Appliance {
     state: PathBuf,
     pub(crate) url: String,
     /// A directory as `--rds-credentials` takes it.
     pub(crate) credentials: PathBuf,
-    _process: Process,
+    /// Where nodes find its volumes.
+    pub(crate) nvme_address: &'static str,
+    place: Place,
+}
+
+enum Place {
+    Here { _process: Process },
+    Guest(Arc<Guests>),
 }
 
 impl Appliance {
@@ -44,18 +56,33 @@ impl Appliance {
                 Err(_) => bail!("rds-sim does not come up: {}", process.log.display()),
             }
         };
-        let credentials = dir.join("credentials");
-        std::fs::create_dir(&credentials)?;
-        std::fs::write(credentials.join("username"), "admin\n")?;
-        std::fs::copy(state.join("password"), credentials.join("password"))?;
-        std::fs::copy(state.join("cert.pem"), credentials.join("ca.crt"))?;
+        let credentials = credentials(dir, &state)?;
         let rest = endpoints["rest"].as_str().context("no address")?;
-        Ok(Self { state, url: format!("https://{rest}"), credentials, _process: process })
+        let (url, place) = (format!("https://{rest}"), Place::Here { _process: process });
+        Ok(Self { state, url, credentials, nvme_address: "127.0.0.1", place })
+    }
+
+    /// The one in the first guest.
+    pub(crate) fn in_guest(dir: &Path, guests: Arc<Guests>) -> anyhow::Result<Self> {
+        Ok(Self {
+            state: PathBuf::from(STATE_IN_GUEST),
+            url: guests.rest_url(),
+            credentials: credentials(dir, &guests.results)?,
+            nvme_address: "10.99.0.2",
+            place: Place::Guest(guests),
+        })
     }
 
     /// `rds-sim ctl ...`.
     pub(crate) fn ctl(&self, command: &[&str]) -> anyhow::Result<Value> {
-        let mut program = Command::new(ours("rds-sim")?);
+        let program = ours("rds-sim")?;
+        if let Place::Guest(guests) = &self.place {
+            let (program, state) =
+                (program.display().to_string(), self.state.display().to_string());
+            let words = [&[program.as_str(), "ctl", "--state-dir", &state], command].concat();
+            return Ok(serde_json::from_str(&guests.run(NODES[0], &words)?).unwrap_or_default());
+        }
+        let mut program = Command::new(program);
         let out = program.args(["ctl", "--state-dir"]).arg(&self.state).args(command).output()?;
         let said = String::from_utf8_lossy(&out.stderr);
         anyhow::ensure!(out.status.success(), "rds-sim ctl {command:?}: {said}");
@@ -73,6 +100,10 @@ impl Appliance {
 
     /// Files of volumes and snapshots that lie in the pool, whether a disk has them or not.
     pub(crate) fn files(&self) -> anyhow::Result<Vec<PathBuf>> {
+        if let Place::Guest(guests) = &self.place {
+            let script = format!("find {}/pools -type f", self.state.display());
+            return Ok(guests.shell(NODES[0], &script)?.lines().map(PathBuf::from).collect());
+        }
         let mut found = Vec::new();
         let mut folders = vec![self.state.join("pools")];
         while let Some(folder) = folders.pop() {
@@ -87,4 +118,14 @@ impl Appliance {
         }
         Ok(found)
     }
+}
+
+/// A directory as `--rds-credentials` takes it, of what the simulator wrote down.
+fn credentials(dir: &Path, written: &Path) -> anyhow::Result<PathBuf> {
+    let credentials = dir.join("credentials");
+    std::fs::create_dir(&credentials)?;
+    std::fs::write(credentials.join("username"), "admin\n")?;
+    std::fs::copy(written.join("password"), credentials.join("password"))?;
+    std::fs::copy(written.join("cert.pem"), credentials.join("ca.crt"))?;
+    Ok(credentials)
 }

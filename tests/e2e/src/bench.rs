@@ -1,13 +1,16 @@
 //! Everything that runs, and what the scenarios do with it.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Context;
 use serde_json::{Value, json};
 
-use crate::api::{ATTACHMENT, CLAIM, Kube, LEASE, NAMESPACE, POD, VOLUME, eventually};
+use crate::api::{ATTACHMENT, CLAIM, Kind, Kube, LEASE, NAMESPACE, NODE, POD, VOLUME, eventually};
 use crate::appliance::Appliance;
-use crate::cluster::{Cluster, DRIVER};
+use crate::cluster::{Cluster, DRIVER, Nodes};
+use crate::guests::Guests;
+use crate::process::target;
 use crate::replica::Replica;
 use crate::scenarios::capacity::late_class;
 
@@ -15,6 +18,12 @@ use crate::scenarios::capacity::late_class;
 const MANIFESTS: &str = "kubevirt";
 pub(crate) const HOME: &str = "rds-csi";
 pub(crate) const CLASS: &str = "rds";
+pub(crate) const POD_IMAGE: &str = "docker.io/rds-e2e/pod:1";
+/// As the manifests call it.
+const SHIM_IMAGE: &str = "registry.example.org/rds-csi/rds-csi-shim:0.1.0";
+/// The node of the controllers, where there are kubelets on the others.
+const CONTROLS: &str = "control-1";
+const CSI_NODE: Kind = ("storage.k8s.io/v1", "CSINode");
 pub(crate) const NODES: [&str; 2] = ["node-1", "node-2"];
 
 pub(crate) struct Bench {
@@ -22,6 +31,8 @@ pub(crate) struct Bench {
     pub(crate) appliance: Appliance,
     pub(crate) cluster: Cluster,
     pub(crate) kube: Kube,
+    /// Where the nodes are real.
+    guests: Option<Arc<Guests>>,
 }
 
 impl Bench {
@@ -38,10 +49,56 @@ impl Bench {
         Self::run_pods(dir, appliance, cluster).await
     }
 
+    /// The same with nodes that are guests: everything that is installed, and on each node what
+    /// kubelet makes of it. The Deployment's pods still are ours to run, as those of a third node.
+    pub(crate) async fn start_with_kubelets(dir: &Path) -> anyhow::Result<Self> {
+        let cluster = Cluster::start(dir, Nodes::Kubelets).await?;
+        let kube = cluster.kube.clone();
+        let images = [
+            (POD_IMAGE, target().join("e2e/pod.tar")),
+            (SHIM_IMAGE, target().join("images-dev/rds-csi-shim.tar")),
+        ];
+        let guests = Arc::new(Guests::start(dir, &cluster, &images).await?);
+        cluster.add_node(CONTROLS).await?;
+        let taint =
+            json!([{"key": "node-role.kubernetes.io/control-plane", "effect": "NoSchedule"}]);
+        kube.patch(NODE, None, CONTROLS, json!({"spec": {"taints": taint}})).await?;
+        for mut object in rds_kube::manifests::objects(MANIFESTS)? {
+            if object["kind"] == "Deployment" {
+                let pod = &mut object["spec"]["template"]["spec"];
+                pod["nodeSelector"] = json!({"kubernetes.io/hostname": CONTROLS});
+                pod["tolerations"] = json!([{"operator": "Exists"}]);
+            }
+            if object["kind"] == "DaemonSet" {
+                // Nobody would run its pod there.
+                let others = json!({"key": "kubernetes.io/hostname", "operator": "NotIn", "values": [CONTROLS]});
+                object["spec"]["template"]["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"] =
+                    json!({"nodeSelectorTerms": [{"matchExpressions": [others]}]});
+            }
+            kube.apply(&object).await?;
+        }
+        for node in NODES {
+            let registered = |node: &Value| {
+                let drivers = node["spec"]["drivers"].as_array();
+                drivers.is_some_and(|all| all.iter().any(|d| d["name"] == DRIVER))
+            };
+            kube.until(CSI_NODE, None, node, "with our driver", registered).await?;
+        }
+        let appliance = Appliance::in_guest(dir, guests.clone())?;
+        let mut bench = Self::run_pods(dir, appliance, cluster).await?;
+        bench.guests = Some(guests);
+        Ok(bench)
+    }
+
+    /// Where pods really run.
+    pub(crate) fn guests(&self) -> anyhow::Result<&Guests> {
+        self.guests.as_deref().context("no guests")
+    }
+
     /// Everything but what is installed.
     pub(crate) async fn begin(dir: &Path, pool: &str) -> anyhow::Result<(Appliance, Cluster)> {
         let appliance = Appliance::start(dir, pool).await?;
-        let cluster = Cluster::start(dir).await?;
+        let cluster = Cluster::start(dir, Nodes::Ours).await?;
         for node in NODES {
             cluster.add_node(node).await?;
         }
@@ -55,7 +112,7 @@ impl Bench {
         cluster: Cluster,
     ) -> anyhow::Result<Self> {
         let kube = cluster.kube.clone();
-        let mut bench = Self { replicas: Vec::new(), appliance, cluster, kube };
+        let mut bench = Self { replicas: Vec::new(), appliance, cluster, kube, guests: None };
         for pod in bench.controller_pods().await? {
             let replica = Replica::start(&pod, &bench.cluster, &bench.appliance, dir).await?;
             bench.replicas.push(replica);
@@ -67,7 +124,10 @@ impl Bench {
     /// The Deployment's pods, once each has a node.
     async fn controller_pods(&self) -> anyhow::Result<Vec<Value>> {
         eventually("two pods of the Deployment have a node", || async {
-            let pods = self.kube.list(POD, Some(HOME)).await?;
+            let mut pods = self.kube.list(POD, Some(HOME)).await?;
+            pods.retain(|pod| {
+                pod["metadata"]["labels"]["app.kubernetes.io/component"] == "controller"
+            });
             let placed = pods.iter().all(|pod| pod["spec"]["nodeName"].is_string());
             Ok((pods.len() == 2 && placed).then_some(pods))
         })

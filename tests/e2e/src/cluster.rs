@@ -2,12 +2,13 @@
 //! heartbeats are ours.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
+use rds_kube::ServiceAccounts;
 use serde_json::{Value, json};
 
 use crate::api::{Kube, LEASE, NODE};
@@ -21,9 +22,22 @@ const CONTROLLERS: &str = "deployment-controller,replicaset-controller,\
     persistentvolume-protection-controller,node-lifecycle-controller,taint-eviction-controller,\
     pod-garbage-collector-controller,namespace-controller,garbage-collector-controller,\
     serviceaccount-controller";
+/// This machine, as a guest sees it.
+const HOST: &str = "10.0.2.2";
 const HEARTBEAT: Duration = Duration::from_secs(3);
-/// Long enough for a machine that is busy, short enough to wait for.
-const GRACE: &str = "--node-monitor-grace-period=20s";
+
+/// What makes pods of a DaemonSet has to have somebody who runs them.
+const FOR_KUBELETS: &str = ",daemonset-controller,statefulset-controller,\
+    root-ca-certificate-publisher-controller,endpointslice-controller";
+
+/// Who says what a node has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Nodes {
+    /// We do.
+    Ours,
+    /// Real kubelets, in guests.
+    Kubelets,
+}
 
 pub(crate) struct Cluster {
     pub(crate) kube: Kube,
@@ -36,8 +50,13 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    pub(crate) async fn start(dir: &Path) -> anyhow::Result<Self> {
-        let server = rds_kube::Cluster::start()?.context("no API server: tests/kube/build.sh")?;
+    pub(crate) async fn start(dir: &Path, nodes: Nodes) -> anyhow::Result<Self> {
+        let accounts = match nodes {
+            Nodes::Ours => ServiceAccounts::None,
+            Nodes::Kubelets => ServiceAccounts::Kept,
+        };
+        let server = rds_kube::Cluster::start_with(accounts)?;
+        let server = server.context("no API server: tests/kube/build.sh")?;
         let kube = Kube::new(&server.kubeconfig()).await?;
         for file in std::fs::read_dir(tools().join("crds"))? {
             let file = file?.path();
@@ -56,7 +75,14 @@ impl Cluster {
             command.env("RDS_KUBE_END_WITH_STDIN", "1").arg(&kubeconfig).args(flags);
             Process::start(&mut command, dir, name)
         };
-        let controllers = format!("--controllers={CONTROLLERS}");
+        let mut controllers = format!("--controllers={CONTROLLERS}");
+        if nodes == Nodes::Kubelets {
+            controllers += FOR_KUBELETS;
+        }
+        // Long enough for a machine that is busy or emulated, short enough to wait for.
+        let seconds = if nodes == Nodes::Ours { 20 } else { 50 };
+        let grace = format!("--node-monitor-grace-period={seconds}s");
+        let authority = format!("--root-ca-file={}", server.authority().display());
         let parts = vec![
             start(
                 "rds-kube-controllers",
@@ -65,8 +91,9 @@ impl Cluster {
                     "--secure-port=0",
                     "--leader-elect=false",
                     "--node-monitor-period=2s",
-                    GRACE,
+                    &grace,
                     &controllers,
+                    &authority,
                 ],
             )?,
             start(
@@ -102,6 +129,18 @@ impl Cluster {
             .await?;
         let untainted = |node: &Value| node["spec"]["taints"].as_array().is_none_or(Vec::is_empty);
         self.kube.until(NODE, None, name, "without taints", untainted).await.map(drop)
+    }
+
+    /// A kubeconfig for the kubelet of a node, in a guest.
+    pub(crate) fn kubelet_kubeconfig(&self, node: &str, dir: &Path) -> anyhow::Result<PathBuf> {
+        let file = self.server.kubeconfig_of(&format!("system:node:{node}"));
+        let mut config: Value = serde_json::from_slice(&std::fs::read(file)?)?;
+        let cluster = &mut config["clusters"][0]["cluster"];
+        cluster["server"] = format!("https://{HOST}:{}", self.server.port()).into();
+        cluster["tls-server-name"] = "localhost".into();
+        let file = dir.join("kubeconfig");
+        std::fs::write(&file, config.to_string())?;
+        Ok(file)
     }
 
     /// The node is silent from now on.

@@ -1,16 +1,21 @@
-//! The controller under real Kubernetes controllers and real CSI sidecars, on this machine.
+//! The whole driver in real Kubernetes: etcd, kube-apiserver, kube-controller-manager,
+//! kube-scheduler, snapshot-controller, the CSI sidecars and, in guests, kubelet and containerd are
+//! upstream's.
 //!
-//! etcd, kube-apiserver, kube-controller-manager, kube-scheduler, snapshot-controller and the
-//! sidecars are upstream's; what is installed is deploy/manifests, of whose Deployment each pod is
-//! run as processes with the flags, the environment and the service account written there. What
-//! is missing is kubelet: nothing is mounted, and the appliance is a simulator without a kernel
-//! target. `make e2e` runs it; an argument chooses the scenarios whose names contain it.
+//! What is installed is deploy/manifests, of whose Deployment each pod is run as processes on this
+//! machine with the flags, the environment and the service account written there. Most scenarios
+//! need nothing more: their nodes are ours to play, and their appliance is a simulator without a
+//! kernel target. Those called `nodes-` have two guests with a kernel, in which kubelet runs the
+//! shim's pods and the users', and the appliance has a target. `make e2e` runs it; an argument
+//! chooses the scenarios whose names contain it.
 
 mod api;
 mod appliance;
 mod bench;
 mod cluster;
+mod guests;
 mod guide;
+mod pods;
 mod process;
 mod replica;
 mod scenarios;
@@ -21,16 +26,16 @@ use std::time::Duration;
 use crate::api::{Kube, POD};
 use crate::bench::Bench;
 use crate::guide::Guide;
-use crate::scenarios::Pool;
+use crate::scenarios::Stage;
 
 const GUIDE: &str = "guide-getting-started";
 
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
     let only = std::env::args().nth(1).unwrap_or_default();
-    let pools = [Pool::Btrfs, Pool::Xfs];
+    let stages = [Stage::Btrfs, Stage::Xfs, Stage::Kubelets];
     anyhow::ensure!(
-        pools.iter().any(|p| !p.chosen(&only).is_empty()) || GUIDE.contains(&only),
+        stages.iter().any(|p| !p.chosen(&only).is_empty()) || GUIDE.contains(&only),
         "no scenario has {only} in its name"
     );
     let mut failed = 0;
@@ -43,13 +48,13 @@ async fn main() -> anyhow::Result<ExitCode> {
             }
         }
     }
-    for pool in pools {
-        let names = pool.chosen(&only);
+    for stage in stages {
+        let names = stage.chosen(&only);
         if names.is_empty() {
             continue;
         }
         let dir = tempfile::Builder::new().prefix("rds-e2e").tempdir()?;
-        let failures = match Bench::start(dir.path(), pool.name()).await {
+        let failures = match stage.set(dir.path()).await {
             Ok(mut bench) => scenarios::run(&mut bench, &names).await,
             Err(error) => {
                 println!("FAILED start: {error:#}");
@@ -67,7 +72,7 @@ async fn main() -> anyhow::Result<ExitCode> {
 /// From an empty cluster to one that is empty again.
 async fn follow_the_guide() -> anyhow::Result<()> {
     let dir = tempfile::Builder::new().prefix("rds-e2e").tempdir()?;
-    let (appliance, cluster) = Bench::begin(dir.path(), Pool::Xfs.name()).await?;
+    let (appliance, cluster) = Bench::begin(dir.path(), "xfs").await?;
     let mut guide = Guide::new(dir.path(), &cluster, &appliance)?;
     guide.until("wait").await?;
     let bench = Bench::run_pods(dir.path(), appliance, cluster).await?;

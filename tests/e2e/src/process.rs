@@ -62,5 +62,14 @@ pub(crate) fn theirs(name: &str) -> anyhow::Result<PathBuf> {
 }
 
 pub(crate) fn tools() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tools")
+    target().join("tools")
+}
+
+pub(crate) fn target() -> PathBuf {
+    root().join("target")
+}
+
+/// The repository.
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }

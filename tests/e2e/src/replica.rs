@@ -84,7 +84,7 @@ impl Replica {
                     .env("RDS_CSI_ENDPOINT", format!("unix://{}", socket.display()))
                     .env("RDS_CSI_RDS_URL", &appliance.url)
                     .env("RDS_CSI_RDS_CREDENTIALS", &appliance.credentials)
-                    .env("RDS_CSI_NVME_ADDRESS", "127.0.0.1")
+                    .env("RDS_CSI_NVME_ADDRESS", appliance.nvme_address)
                     .env("RDS_CSI_METRICS_ADDR", "127.0.0.1:0")
                     .env("RDS_CSI_KUBECONFIG", &kubeconfig)
                     .env("RDS_CSI_LEADER_ELECTION_NAMESPACE", &namespace);

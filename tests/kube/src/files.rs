@@ -12,7 +12,11 @@ pub const USERS: &[(&str, &str)] = &[
     ("admin", "system:masters"),
     ("controller", "system:authenticated"),
     ("shim", "system:authenticated"),
+    ("system:node:node-1", "system:nodes"),
+    ("system:node:node-2", "system:nodes"),
 ];
+
+pub(crate) const AUTHORITY: &str = "ca.crt";
 
 /// Writes them all; gives the authority's certificate (DER).
 pub(crate) fn write(dir: &Path, port: u16) -> anyhow::Result<Vec<u8>> {
@@ -25,8 +29,10 @@ pub(crate) fn write(dir: &Path, port: u16) -> anyhow::Result<Vec<u8>> {
     let authority = params.self_signed(&key)?;
     let issuer = Issuer::from_params(&params, &key);
 
+    put(AUTHORITY, &authority.pem())?;
     let server_key = KeyPair::generate()?;
-    let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
+    // The last one is that of the Service `kubernetes`, by which pods know it.
+    let names = ["127.0.0.1", "localhost", "10.0.0.1"].map(str::to_owned).to_vec();
     let server = CertificateParams::new(names)?.signed_by(&server_key, &issuer)?;
     put("server.crt", &server.pem())?;
     put("server.key", &server_key.serialize_pem())?;

@@ -30,6 +30,15 @@ const START_LIMIT: Duration = Duration::from_secs(120);
 /// Two programs that choose a free port at the same time may choose the same one.
 const ATTEMPTS: usize = 3;
 
+/// Whether pods get a token of their service account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServiceAccounts {
+    /// No: nobody makes the accounts.
+    None,
+    /// Yes: a controller manager runs beside.
+    Kept,
+}
+
 /// A cluster's front door.
 pub struct Cluster {
     dir: TempDir,
@@ -45,6 +54,14 @@ impl Cluster {
     /// # Errors
     /// If the program is missing although it is required, or does not come up.
     pub fn start() -> anyhow::Result<Option<Self>> {
+        Self::start_with(ServiceAccounts::None)
+    }
+
+    /// The same, with or without tokens in pods.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with(accounts: ServiceAccounts) -> anyhow::Result<Option<Self>> {
         let program = program();
         if !program.exists() {
             if std::env::var_os(REQUIRED).is_some() {
@@ -55,7 +72,7 @@ impl Cluster {
         }
         let mut last = None;
         for _ in 0..ATTEMPTS {
-            match Self::attempt(&program) {
+            match Self::attempt(&program, accounts) {
                 Ok(cluster) => return Ok(Some(cluster)),
                 Err(e) => last = Some(e),
             }
@@ -63,13 +80,18 @@ impl Cluster {
         Err(last.unwrap_or_else(|| anyhow::anyhow!("not tried")))
     }
 
-    fn attempt(program: &Path) -> anyhow::Result<Self> {
+    fn attempt(program: &Path, accounts: ServiceAccounts) -> anyhow::Result<Self> {
         let dir = tempfile::Builder::new().prefix("rds-kube").tempdir()?;
         let [client, peer, port] = free_ports()?;
         let trust = trust(files::write(dir.path(), port)?)?;
         let own = |name: &str| dir.path().join(name).display().to_string();
         let (client, peer) =
             (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
+        // Without its controller no pod could be created.
+        let admission = match accounts {
+            ServiceAccounts::None => "--disable-admission-plugins=ServiceAccount",
+            ServiceAccounts::Kept => "--enable-admission-plugins=ServiceAccount",
+        };
         let mut etcd = start(
             program,
             dir.path(),
@@ -108,8 +130,7 @@ impl Cluster {
                 "--allow-privileged=true".into(),
                 format!("--audit-policy-file={}", own(audit::POLICY)),
                 format!("--audit-log-path={}", own(audit::LOG)),
-                // Its controller is not here, and without it no pod could be created.
-                "--disable-admission-plugins=ServiceAccount".into(),
+                admission.into(),
             ],
         );
         let server = match server {
@@ -134,6 +155,24 @@ impl Cluster {
     #[must_use]
     pub fn kubeconfig_of(&self, user: &str) -> PathBuf {
         self.dir.path().join(format!("kubeconfig.{user}"))
+    }
+
+    /// Where it listens, on the loopback.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The certificate of who signed the server's.
+    #[must_use]
+    pub fn authority(&self) -> PathBuf {
+        self.dir.path().join(files::AUTHORITY)
+    }
+
+    /// The key by which a controller signs the tokens of service accounts.
+    #[must_use]
+    pub fn account_key(&self) -> PathBuf {
+        self.dir.path().join("accounts.key")
     }
 
     /// `127.0.0.1:PORT`, with TLS.

@@ -16,6 +16,7 @@
 //! - [`crash`] kills the agent at each of its named points, [`state_disk`] takes the disk of
 //!   its journal away;
 //! - [`two_nodes`] is about two nodes in two guests, of which [`peer`] is the second;
+//! - [`kubelet`] is a node of a real cluster, whose story `make e2e` tells;
 //! - [`chaos`] makes random calls and compares the world with a model, [`churn`] makes many
 //!   at once and looks for what is left of them.
 
@@ -30,6 +31,7 @@ mod faults;
 mod fencing;
 mod fleet;
 mod hostile;
+mod kubelet;
 mod matrix;
 mod packages;
 mod peer;
@@ -131,6 +133,9 @@ enum Command {
     /// The second node of the pair: serves until its guest ends.
     #[command(hide = true)]
     Peer,
+    /// A node with containerd and kubelet, for `make e2e`: serves until its guest ends.
+    #[command(hide = true)]
+    Kubelet(kubelet::Options),
     /// Runs a command in the pair's second guest.
     #[command(hide = true)]
     OnPeer {
@@ -246,6 +251,13 @@ fn main() -> ExitCode {
                 Ok(()) => true,
                 Err(error) => {
                     eprintln!("rds-scenario: the second node: {error:#}");
+                    false
+                }
+            },
+            Command::Kubelet(options) => match kubelet::serve(&options).await {
+                Ok(()) => true,
+                Err(error) => {
+                    eprintln!("rds-scenario: {}: {error:#}", options.node);
                     false
                 }
             },

@@ -21,7 +21,7 @@ use crate::stack::{AgentOptions, DIRECTORY, Stack, udev_rules};
 pub(crate) const FIRST: &str = "10.98.0.1";
 pub(crate) const SECOND: &str = "10.98.0.2";
 /// Where the appliance is, behind the first guest.
-const APPLIANCES: &str = "10.99.0.0/24";
+pub(crate) const APPLIANCES: &str = "10.99.0.0/24";
 pub(crate) const COMMANDS: (&str, u16) = (SECOND, 7000);
 pub(crate) const SHIM: (&str, u16) = (SECOND, 7001);
 pub(crate) const NODE: &str = "node-2";
@@ -40,8 +40,12 @@ pub(crate) async fn serve() -> Result<()> {
     println!("the node is up");
     let socket = dir.join("csi.sock");
     thread::spawn(move || each(&shim, move |stream| forward(&stream, &socket)));
-    tokio::task::spawn_blocking(move || each(&commands, perform)).await?;
-    Ok(())
+    perform_each(commands).await
+}
+
+/// Performs what it is told to on this socket, until the guest ends.
+pub(crate) async fn perform_each(commands: TcpListener) -> Result<()> {
+    Ok(tokio::task::spawn_blocking(move || each(&commands, perform)).await?)
 }
 
 /// Serves each connection in a thread of its own.

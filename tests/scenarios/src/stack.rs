@@ -18,7 +18,7 @@ use crate::process::{Daemon, run, sibling, socket_up, tail};
 
 /// Where the appliance answers, and the node's own end of the link.
 pub(crate) const APPLIANCE: &str = "10.99.0.2";
-const NODE: &str = "10.99.0.1/24";
+const NODE_ADDRESS: &str = "10.99.0.1";
 pub(crate) const REST_PORT: u16 = 8443;
 pub(crate) const NODE_NAME: &str = "node-1";
 /// Where the agent serves its metrics.
@@ -143,6 +143,16 @@ impl Stack {
         };
         let shim = Self::start_shim(&dir, NODE_NAME).await?;
         Ok(Self { dir, agent_options, appliance, controller, agent, shim })
+    }
+
+    /// An appliance whose pool has snapshots, for a controller outside of the guest.
+    pub(crate) async fn start_appliance_alone(dir: &Path) -> Result<Daemon> {
+        fs::create_dir_all(dir)?;
+        pool_with_snapshots(dir)?;
+        network()?;
+        // To where the controller is, and to the second guest.
+        run(&["ip", "-n", "rds", "route", "add", "default", "via", NODE_ADDRESS])?;
+        Self::start_appliance(dir, Model::Btrfs).await
     }
 
     async fn start_appliance(dir: &Path, model: Model) -> Result<Daemon> {
@@ -414,7 +424,7 @@ fn network() -> Result<()> {
     for command in [
         "ip netns add rds",
         "ip link add rds0 type veth peer name rds1 netns rds",
-        &format!("ip addr add {NODE} dev rds0"),
+        &format!("ip addr add {NODE_ADDRESS}/24 dev rds0"),
         "ip link set rds0 up",
         &format!("ip -n rds addr add {APPLIANCE}/24 dev rds1"),
         "ip -n rds link set rds1 up",

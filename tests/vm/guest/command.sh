@@ -23,14 +23,27 @@ $bb mkfifo /run/rds-vm/out
 $bb cat /run/rds-vm/out >"$port" &
 exec 3>/run/rds-vm/out
 
-# The link to a guest beside this one, by its address: udev may rename it.
-if [ -n "$RDS_VM_LINK" ]; then
-	/sbin/modprobe virtio_net && /bin/udevadm settle --timeout=60
+# Interfaces are known by their addresses: udev may rename them.
+interface() { # ADDRESS
 	for name in /sys/class/net/*; do
-		case $(cat "$name/address") in 52:54:00:98:00:*) link=${name##*/} ;; esac
+		case $(cat "$name/address") in $1) echo "${name##*/}" ;; esac
 	done
+}
+if [ -n "$RDS_VM_LINK$RDS_VM_HOST" ]; then
+	/sbin/modprobe virtio_net && /bin/udevadm settle --timeout=60
+fi
+# The link to a guest beside this one.
+if [ -n "$RDS_VM_LINK" ]; then
+	link=$(interface '52:54:00:98:00:*')
 	[ -n "$link" ] || fail "no link to the other guest"
 	$bb ifconfig "$link" "$RDS_VM_LINK" netmask 255.255.255.0 up || fail "setting $link up"
+fi
+# The network to the host, as QEMU lays it out.
+if [ -n "$RDS_VM_HOST" ]; then
+	link=$(interface 52:54:00:97:00:01)
+	[ -n "$link" ] || fail "no network to the host"
+	$bb ifconfig "$link" 10.0.2.15 netmask 255.255.255.0 up || fail "setting $link up"
+	$bb route add default gw "$RDS_VM_HOST" || fail "routing to the host"
 fi
 
 # Before the host ends a run that hangs: who is blocked, and where, for the console log.

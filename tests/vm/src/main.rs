@@ -112,6 +112,14 @@ struct RunArgs {
     /// to /results/peer, and ends with this guest.
     #[arg(long, value_name = "COMMAND", conflicts_with = "plugin")]
     peer: Option<String>,
+    /// Gives the guest a way to this machine: what listens on its loopback is at 10.0.2.2, and
+    /// through it the guest reaches what this machine does; a second guest has one of its own
+    #[arg(long)]
+    host_network: bool,
+    /// Makes the guest's TCP port GUEST reachable as port HOST of this machine's loopback; may be
+    /// repeated, not for a second guest
+    #[arg(long = "forward", value_name = "HOST:GUEST", value_parser = forward, requires = "host_network")]
+    forwards: Vec<(u16, u16)>,
     /// This is the second guest, and standard input its end of the link
     #[arg(long, hide = true, conflicts_with = "peer")]
     linked: bool,
@@ -139,6 +147,13 @@ fn environment(text: &str) -> Result<(String, String), String> {
         return Err(format!("'{name}' is not a name that a shell can export"));
     }
     Ok((name.to_owned(), value))
+}
+
+fn forward(text: &str) -> Result<(u16, u16), String> {
+    let ports = text.split_once(':').and_then(|(host, guest)| {
+        Some((host.parse().ok().filter(|p| *p > 0)?, guest.parse().ok().filter(|p| *p > 0)?))
+    });
+    ports.ok_or_else(|| format!("'{text}' is not two TCP ports, such as 8080:80"))
 }
 
 fn main() -> ExitCode {
@@ -187,6 +202,7 @@ fn request(args: RunArgs) -> Request {
         plugin: args.plugin,
         command: args.command,
         init: if args.systemd { Init::Systemd } else { Init::Script },
+        host_network: args.host_network.then_some(args.forwards),
         until: if args.until_shutdown { Until::Shutdown } else { Until::Exit },
         scratch: args.scratch,
         beside: match (args.peer, args.linked) {

@@ -106,6 +106,9 @@ impl Peer {
         process.args(["--multipath", request.multipath.letter(), "--accel", accel.get_name()]);
         process.args(["--timeout", &timeout.as_secs().to_string()]);
         process.args(["--memory", &request.memory_mib.to_string()]);
+        if request.host_network.is_some() {
+            process.arg("--host-network");
+        }
         for (name, value) in &request.environment {
             process.args(["--env", &format!("{name}={value}")]);
         }

@@ -11,6 +11,9 @@ use crate::accel::Accel;
 use crate::peer::End;
 use crate::quote::qemu;
 
+/// By which command.sh knows the interface to this machine.
+const HOST_MAC: &str = "52:54:00:97:00:01";
+
 const PROGRAM: &str = "qemu-system-x86_64";
 
 /// Kernel arguments of every guest.
@@ -40,6 +43,8 @@ pub(crate) struct Devices<'a> {
     pub(crate) results: &'a Path,
     /// To the guest beside this one.
     pub(crate) link: Option<&'a End>,
+    /// Pairs of a port of this machine's loopback and one of the guest.
+    pub(crate) host_network: Option<&'a [(u16, u16)]>,
 }
 
 impl Machine<'_> {
@@ -88,6 +93,14 @@ impl Devices<'_> {
             // Without a ROM: nothing boots from it, and the file is another package's.
             let device = format!("virtio-net-pci,netdev=link,romfile=,mac={}", end.place.mac());
             command.args(["-device", &device]);
+        }
+        if let Some(forwards) = self.host_network {
+            let mut network = "user,id=host".to_owned();
+            for (here, there) in forwards {
+                network += &format!(",hostfwd=tcp:127.0.0.1:{here}-:{there}");
+            }
+            let device = format!("virtio-net-pci,netdev=host,romfile=,mac={HOST_MAC}");
+            command.args(["-netdev", &network, "-device", &device]);
         }
         Ok(())
     }

@@ -31,6 +31,9 @@ const BOOT_ATTEMPTS: u32 = 4;
 /// /run it shows the directory it is started from, read only.
 const HIDDEN: [&str; 4] = ["/dev", "/proc", "/sys", "/scratch"];
 
+/// This machine, as a guest with a network to it sees it: QEMU's own default.
+const HOST: &str = "10.0.2.2";
+
 const GUEST_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Native NVMe multipathing, `nvme_core.multipath`.
@@ -70,6 +73,8 @@ pub(crate) struct Request {
     /// Keeps the guest's scratch disk under this name.
     pub(crate) scratch: Option<PathBuf>,
     pub(crate) beside: Beside,
+    /// A network to this machine, with ports of this machine's loopback that lead to the guest's.
+    pub(crate) host_network: Option<Vec<(u16, u16)>>,
 }
 
 /// Another guest on a link.
@@ -148,7 +153,12 @@ pub(crate) fn run(layout: &Layout, request: &Request) -> Result<u8> {
         kernel_arguments: &kernel_arguments,
         plugin: request.plugin.as_deref(),
     };
-    let devices = Devices { scratch: &scratch, results: &results, link: link.as_ref() };
+    let devices = Devices {
+        scratch: &scratch,
+        results: &results,
+        link: link.as_ref(),
+        host_network: request.host_network.as_deref(),
+    };
     eprintln!(
         "rds-vm: kernel {} ({accel:?}), nvme_core.multipath={multipath}, console in {}",
         kernel.release,
@@ -220,6 +230,8 @@ fn environment(request: &Request, link: Option<&End>) -> Vec<(String, String)> {
     ];
     let ours = ours.map(|(name, value)| (name.to_owned(), value.to_owned()));
     let link = link.map(|end| ("RDS_VM_LINK".to_owned(), end.place.address()));
+    let host = request.host_network.as_ref().map(|_| ("RDS_VM_HOST".to_owned(), HOST.to_owned()));
+    let link = link.into_iter().chain(host);
     ours.into_iter().chain(link).chain(request.environment.iter().cloned()).collect()
 }
 

@@ -9,7 +9,7 @@ use crate::bench::{Bench, CLASS, NODES};
 
 /// Its launcher of that name, or a pod that merely has the disk.
 fn pod(ns: &str, name: &str, node: &str, machine: Option<&str>) -> Value {
-    let mut pod = json!({
+    let pod = json!({
         "apiVersion": POD.0, "kind": POD.1, "metadata": {"name": name, "namespace": ns},
         "spec": {
             "nodeName": node,
@@ -18,11 +18,17 @@ fn pod(ns: &str, name: &str, node: &str, machine: Option<&str>) -> Value {
             "volumes": [{"name": "disk", "persistentVolumeClaim": {"claimName": "disk"}}],
         },
     });
-    if let Some(uid) = machine {
-        pod["metadata"]["labels"] = json!({"vm.kubevirt.io/name": "db"});
-        pod["metadata"]["ownerReferences"] = json!([{"apiVersion": "kubevirt.io/v1",
-            "kind": "VirtualMachineInstance", "name": "db", "uid": uid, "controller": true}]);
+    match machine {
+        Some(uid) => launcher(pod, uid),
+        None => pod,
     }
+}
+
+/// A pod as KubeVirt marks those of a machine.
+pub(super) fn launcher(mut pod: Value, machine: &str) -> Value {
+    pod["metadata"]["labels"] = json!({"vm.kubevirt.io/name": "db"});
+    pod["metadata"]["ownerReferences"] = json!([{"apiVersion": "kubevirt.io/v1",
+        "kind": "VirtualMachineInstance", "name": "db", "uid": machine, "controller": true}]);
     pod
 }
 

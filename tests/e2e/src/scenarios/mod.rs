@@ -1,34 +1,41 @@
 //! What is shown, each in a namespace of its own.
 
 pub(crate) mod capacity;
+mod driver;
 mod failures;
 mod life;
 mod machines;
+mod nodes;
 mod snapshots;
+mod workloads;
 
+use std::path::Path;
 use std::time::Instant;
 
 use crate::bench::Bench;
 
-/// What the appliance's pool can do.
+/// What there is.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Pool {
-    /// Snapshots at once.
+pub(crate) enum Stage {
+    /// Nodes that are ours to play, and a pool that makes snapshots at once.
     Btrfs,
-    /// Full copies only.
+    /// The same with a pool that can only copy.
     Xfs,
+    /// Guests with a real kubelet, and a pool that makes snapshots at once.
+    Kubelets,
 }
 
-impl Pool {
-    /// As `rds-sim --pool` calls it.
-    pub(crate) const fn name(self) -> &'static str {
+impl Stage {
+    /// Everything that runs there.
+    pub(crate) async fn set(self, dir: &Path) -> anyhow::Result<Bench> {
         match self {
-            Self::Btrfs => "btrfs",
-            Self::Xfs => "xfs",
+            Self::Btrfs => Bench::start(dir, "btrfs").await,
+            Self::Xfs => Bench::start(dir, "xfs").await,
+            Self::Kubelets => Bench::start_with_kubelets(dir).await,
         }
     }
 
-    /// The scenarios that need this pool.
+    /// The scenarios that need it.
     const fn scenarios(self) -> &'static [&'static str] {
         match self {
             Self::Btrfs => &[
@@ -45,6 +52,18 @@ impl Pool {
                 "failures-node-lost",
             ],
             Self::Xfs => &["snapshots-full-copy"],
+            Self::Kubelets => &[
+                "nodes-outages",
+                "nodes-grow",
+                "nodes-snapshot",
+                "nodes-driver-restarted",
+                "nodes-stateful-set",
+                "nodes-rescheduled",
+                "nodes-machine-moves",
+                "nodes-namespace-deleted",
+                // Last, since a node is missing afterwards.
+                "nodes-killed",
+            ],
         }
     }
 
@@ -68,6 +87,15 @@ async fn scenario(bench: &Bench, name: &str) -> anyhow::Result<()> {
         "failures-leader-killed" => failures::leader_killed(bench, name).await,
         "failures-namespace-deleted" => failures::namespace_deleted(bench, name).await,
         "failures-node-lost" => failures::node_lost(bench, name).await,
+        "nodes-outages" => nodes::outages(bench, name).await,
+        "nodes-grow" => nodes::grow(bench, name).await,
+        "nodes-snapshot" => nodes::snapshot(bench, name).await,
+        "nodes-driver-restarted" => driver::restarted(bench, name).await,
+        "nodes-stateful-set" => workloads::stateful_set(bench, name).await,
+        "nodes-rescheduled" => workloads::rescheduled(bench, name).await,
+        "nodes-machine-moves" => workloads::machine_moves(bench, name).await,
+        "nodes-namespace-deleted" => nodes::namespace_deleted(bench, name).await,
+        "nodes-killed" => nodes::killed(bench, name).await,
         other => anyhow::bail!("no scenario {other}"),
     }
 }

@@ -17,15 +17,20 @@ fn snapshot(ns: &str) -> Value {
     })
 }
 
+/// Takes one of the claim `data`, and waits until it can be used.
+pub(super) async fn take(bench: &Bench, ns: &str) -> anyhow::Result<Value> {
+    bench.kube.apply(&snapshot(ns)).await?;
+    let ready = |s: &Value| s["status"]["readyToUse"] == true;
+    bench.kube.until(SNAPSHOT, Some(ns), "before", "ready", ready).await
+}
+
 /// Of a volume that is attached; a larger claim is made from it; then all of it goes.
 pub(super) async fn restore(bench: &Bench, ns: &str) -> anyhow::Result<()> {
     bench.claim(ns, "data", "64Mi", None).await?;
     let volume = name(&bench.bound(ns, "data").await?)?;
     bench.pod(ns, "user", "data", Some(NODES[0])).await?;
     bench.attached(&volume, NODES[0]).await?;
-    bench.kube.apply(&snapshot(ns)).await?;
-    let ready = |s: &Value| s["status"]["readyToUse"] == true;
-    let made = bench.kube.until(SNAPSHOT, Some(ns), "before", "ready", ready).await?;
+    let made = take(bench, ns).await?;
     let size = &made["status"]["restoreSize"];
     ensure!(size == "64Mi", "restoreSize {size}");
 
@@ -66,7 +71,7 @@ pub(super) async fn full_copy(bench: &Bench, ns: &str) -> anyhow::Result<()> {
 }
 
 /// A snapshot goes, while what was made from it stays.
-async fn delete(bench: &Bench, ns: &str) -> anyhow::Result<()> {
+pub(super) async fn delete(bench: &Bench, ns: &str) -> anyhow::Result<()> {
     bench.kube.delete(SNAPSHOT, Some(ns), "before").await?;
     bench.kube.until_gone(SNAPSHOT, Some(ns), "before").await?;
     eventually("no VolumeSnapshotContent", || async {
