@@ -8,8 +8,10 @@
 #   KERNELS        kernels that the guest steps run on, one after the other (default: 6.1)
 #   GUEST_TIMEOUT  seconds that a guest's scenarios may take (default: 2000)
 #   KUBE           build: etcd and kube-apiserver (10 minutes of processor time) and Helm (4) are built
-#                  for the tests that need them; if-built: those are skipped where they are not
-#                  (default: build)
+#                  for the tests that need them; if-built: those are skipped where they are not;
+#                  if-time: the API server is built at the end, for those that need it alone, if
+#                  there is time for both (default: build)
+#   TEST_DEADLINE  the second since 1970 at which all must have ended, for KUBE=if-time
 #
 # A step is a function step_NAME. It may call:
 #   one NAME COMMAND...      a command that is one test case, by its exit code
@@ -17,7 +19,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-steps=(fmt clippy deny hosts unit chart appliance guest+packages+sanity)
+steps=(fmt clippy deny hosts unit chart appliance guest+packages+sanity kube)
 kernels=${KERNELS:-6.1}
 guest_timeout=${GUEST_TIMEOUT:-2000}
 target=${CARGO_TARGET_DIR:-target}
@@ -137,8 +139,8 @@ plain_build() {
 # from the start on, and only with what that leaves over.
 kube=
 kube_begun() {
-	if [[ ${KUBE:-build} == if-built && ! -x target/tools/kube/rds-kube ]]; then
-		echo "    skipped: tests against a Kubernetes API server (KUBE=if-built, and none is)"
+	if [[ ${KUBE:-build} != build && ! -x target/tools/kube/rds-kube ]]; then
+		echo "    left out: tests against a Kubernetes API server (KUBE=$KUBE, and none is here yet)"
 		kube=none
 		return
 	fi
@@ -154,7 +156,7 @@ kube_built() {
 # Begun when the others are built, so that they do not take each other's processor.
 helm=
 helm_begun() {
-	if [[ ${KUBE:-build} == if-built ]]; then
+	if [[ ${KUBE:-build} != build ]]; then
 		helm=none
 		return
 	fi
@@ -177,14 +179,19 @@ step_unit() {
 	[[ -n $helm ]] || helm_begun
 	local kube_required=1
 	[[ $kube != none ]] || kube_required=
-	local bad status=0 parts ok
 	[[ -s $logs/programs ]] || {
 		tally 0 1
 		complain "the unit tests do not build: see $logs/build.log"
 		return
 	}
+	run_programs "$kube_required" .
+}
+
+# Those whose path matches.
+run_programs() { # WHETHER AN API SERVER IS REQUIRED, PATTERN
+	local kube_required=$1 bad status=0 parts ok
 	parts=$(mktemp -d)
-	awk -F'\t' '{ wait = $3 ~ /\/(outages|ssh|watchdog|refusals|forward|kubernetes)/; print !wait "\t" $0 }' "$logs/programs" |
+	awk -F'\t' -v pattern="$2" '$3 ~ pattern { wait = $3 ~ /\/(outages|ssh|watchdog|refusals|forward|kubernetes)/; print !wait "\t" $0 }' "$logs/programs" |
 		sort -s -k1,1 | cut -f2- | tr '\t\n' '\0\0' |
 		env ${kube_required:+RDS_KUBE_REQUIRED=1} xargs -0 -n 3 -P 3 tests/unit.sh "$parts" || status=$?
 	cat "$parts"/*.log >>"$log"
@@ -199,6 +206,35 @@ step_unit() {
 	grep -E '^test .* FAILED$' "$log" | sed 's/^/    | /' >>"$complaints" || true
 	echo "    $ok passed, $bad failed, $(awk '/^test result: /{ s += $8 } END { print s + 0 }' "$log") ignored"
 	tally "$ok" "$bad"
+}
+
+# What step unit had to leave out, where there is time for it at the end: against a real API server
+# the controller's and the shim's Kubernetes side, the chart and its rights.
+step_kube() {
+	if [[ ${KUBE:-build} != if-time ]]; then
+		echo "    nothing to do: KUBE is not if-time"
+		return
+	fi
+	if [[ -x target/tools/kube/rds-kube ]]; then
+		echo "    nothing to do: the API server was there for step unit"
+		return
+	fi
+	local began=$SECONDS status=0 left=$((${TEST_DEADLINE:?the second, since 1970, at which all must have ended} - $(date +%s)))
+	# Five minutes on a machine that does nothing else; the tests take less than two.
+	if ((left < 500)); then
+		echo "    skipped: $left s are left, too few to build an API server and to use it"
+		return
+	fi
+	{ timeout $((left - 150)) tests/kube/build.sh && timeout 60 tests/kube/crds.sh; } >"$logs/kube-build.log" 2>&1 </dev/null || status=$?
+	if ((status == 124)); then
+		echo "    skipped: an API server was not built within $((SECONDS - began)) s"
+	elif ((status != 0)); then
+		tally 0 1
+		complain "etcd and kube-apiserver could not be built: see $logs/kube-build.log"
+	else
+		echo "    built in $((SECONDS - began)) s"
+		run_programs 1 '/(kubernetes|chart|rds_kube)-[^/]*$'
+	fi
 }
 
 # The chart, as far as no cluster is needed.

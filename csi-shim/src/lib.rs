@@ -19,11 +19,12 @@
 //!   [`kubernetes`] says, over [`api`];
 //! - [`notices`]: tells what happens to volumes, as an [`event`] on their claim;
 //! - [`keep`]: opens the streams of these two again and again;
-//! - [`registration`]: making ourselves known to kubelet.
+//! - [`registration`]: making ourselves known to kubelet, whose first words [`authority`] mends.
 
 pub mod agent;
 pub mod api;
 pub mod attachments;
+mod authority;
 pub mod config;
 pub mod deadline;
 pub mod event;

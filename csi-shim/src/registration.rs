@@ -14,12 +14,14 @@ use rds_csi_proto::registration::{
     InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse,
 };
 use tokio::time::{Instant, sleep};
+use tokio_stream::StreamExt;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
 use crate::ShimError;
 use crate::agent::Agent;
+use crate::authority::mended;
 use crate::config::Args;
 use crate::identity::ask_agent;
 use crate::socket::listen;
@@ -93,6 +95,7 @@ pub async fn run(args: &Args, agent: &Agent, stop: &CancellationToken) -> Result
         end: end.clone(),
     };
     tracing::info!(socket = %file.path().display(), "waiting for kubelet to find us");
+    let incoming = incoming.map(|stream| stream.map(mended));
     let server = Server::builder()
         .add_service(RegistrationServer::new(service))
         .serve_with_incoming_shutdown(incoming, end.clone().cancelled_owned());

@@ -1,6 +1,8 @@
 #!/bin/sh
 # Installs what building rds-csi and running rds-vm need on Debian or Ubuntu, and only what
 # is missing: with everything there it takes a moment, touches no network and needs no root.
+#
+#   tests/vm/setup.sh [PACKAGE...]     with these as well
 set -eu
 
 # What the guests run on and with (rds-vm and the scenarios), then what packages are
@@ -10,7 +12,8 @@ packages="
 	xfsprogs e2fsprogs btrfs-progs util-linux procps iproute2 nftables
 	xz-utils zstd openssl
 	binutils dpkg-dev rpm
-	gcc libc6-dev libudev-dev libblkid-dev libclang-dev clang pkg-config"
+	gcc libc6-dev libudev-dev libblkid-dev libclang-dev clang pkg-config
+	$*"
 
 installed() {
 	[ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]

@@ -1,6 +1,6 @@
 //! Everything that runs, and what the scenarios do with it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -16,13 +16,15 @@ use crate::scenarios::capacity::late_class;
 
 /// The example that has snapshots.
 const MANIFESTS: &str = "kubevirt";
+/// The one whose agent is a pod.
+const AGENT_PODS: &str = "agent-daemonset";
 pub(crate) const HOME: &str = "rds-csi";
 pub(crate) const CLASS: &str = "rds";
+pub(crate) const SMALL: &str = "rds-small";
 pub(crate) const POD_IMAGE: &str = "docker.io/rds-e2e/pod:1";
-/// As the manifests call it.
-const SHIM_IMAGE: &str = "registry.example.org/rds-csi/rds-csi-shim:0.1.0";
 /// The node of the controllers, where there are kubelets on the others.
 const CONTROLS: &str = "control-1";
+const ACCOUNT: Kind = ("v1", "ServiceAccount");
 const CSI_NODE: Kind = ("storage.k8s.io/v1", "CSINode");
 pub(crate) const NODES: [&str; 2] = ["node-1", "node-2"];
 
@@ -33,6 +35,53 @@ pub(crate) struct Bench {
     pub(crate) kube: Kube,
     /// Where the nodes are real.
     guests: Option<Arc<Guests>>,
+    /// Of the claims.
+    class: &'static str,
+}
+
+/// Where the agent of a real node is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Agent {
+    OnHost,
+    InPod,
+}
+
+/// Says where the pods of an object go, if it makes any: the controllers to a node of their own,
+/// all others to nodes with a kubelet, for which it gives the images and our files of them.
+fn place(object: &mut Value) -> anyhow::Result<Vec<(String, PathBuf)>> {
+    let kind = object["kind"].clone();
+    let Some(pod) = object.pointer_mut("/spec/template/spec") else { return Ok(Vec::new()) };
+    if kind != "DaemonSet" {
+        pod["nodeSelector"] = json!({"kubernetes.io/hostname": CONTROLS});
+        pod["tolerations"] = json!([{"operator": "Exists"}]);
+        return Ok(Vec::new());
+    }
+    let others =
+        json!({"key": "kubernetes.io/hostname", "operator": "NotIn", "values": [CONTROLS]});
+    pod["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"] =
+        json!({"nodeSelectorTerms": [{"matchExpressions": [others]}]});
+    let mut images = Vec::new();
+    for container in pod["containers"].as_array().into_iter().flatten() {
+        let file = match container["name"].as_str() {
+            Some("shim") => "rds-csi-shim.tar",
+            Some("agent") => "rds-node-agent.tar",
+            other => anyhow::bail!("what runs in container {other:?}?"),
+        };
+        let image = container["image"].as_str().context("no image")?.to_owned();
+        images.push((image, target().join("images-dev").join(file)));
+    }
+    Ok(images)
+}
+
+/// The chart's class, for volumes that are too small for XFS.
+fn small_class() -> anyhow::Result<Value> {
+    let classes = rds_kube::manifests::objects(MANIFESTS)?;
+    let class =
+        classes.into_iter().find(|o| o["kind"] == "StorageClass" && o["metadata"]["name"] == CLASS);
+    let mut class = class.with_context(|| format!("no class {CLASS}"))?;
+    class["metadata"] = json!({"name": SMALL});
+    class["parameters"]["csi.storage.k8s.io/fstype"] = "ext4".into();
+    Ok(class)
 }
 
 impl Bench {
@@ -51,32 +100,26 @@ impl Bench {
 
     /// The same with nodes that are guests: everything that is installed, and on each node what
     /// kubelet makes of it. The Deployment's pods still are ours to run, as those of a third node.
-    pub(crate) async fn start_with_kubelets(dir: &Path) -> anyhow::Result<Self> {
+    pub(crate) async fn start_with_kubelets(dir: &Path, agent: Agent) -> anyhow::Result<Self> {
         let cluster = Cluster::start(dir, Nodes::Kubelets).await?;
         let kube = cluster.kube.clone();
-        let images = [
-            (POD_IMAGE, target().join("e2e/pod.tar")),
-            (SHIM_IMAGE, target().join("images-dev/rds-csi-shim.tar")),
-        ];
-        let guests = Arc::new(Guests::start(dir, &cluster, &images).await?);
+        let mut objects = rds_kube::manifests::objects(match agent {
+            Agent::OnHost => MANIFESTS,
+            Agent::InPod => AGENT_PODS,
+        })?;
+        let mut images = vec![(POD_IMAGE.to_owned(), target().join("e2e/pod.tar"))];
+        for object in &mut objects {
+            images.extend(place(object)?);
+        }
+        let guests = Arc::new(Guests::start(dir, &cluster, &images, agent).await?);
         cluster.add_node(CONTROLS).await?;
         let taint =
             json!([{"key": "node-role.kubernetes.io/control-plane", "effect": "NoSchedule"}]);
         kube.patch(NODE, None, CONTROLS, json!({"spec": {"taints": taint}})).await?;
-        for mut object in rds_kube::manifests::objects(MANIFESTS)? {
-            if object["kind"] == "Deployment" {
-                let pod = &mut object["spec"]["template"]["spec"];
-                pod["nodeSelector"] = json!({"kubernetes.io/hostname": CONTROLS});
-                pod["tolerations"] = json!([{"operator": "Exists"}]);
-            }
-            if object["kind"] == "DaemonSet" {
-                // Nobody would run its pod there.
-                let others = json!({"key": "kubernetes.io/hostname", "operator": "NotIn", "values": [CONTROLS]});
-                object["spec"]["template"]["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"] =
-                    json!({"nodeSelectorTerms": [{"matchExpressions": [others]}]});
-            }
-            kube.apply(&object).await?;
+        for object in &objects {
+            kube.apply(object).await?;
         }
+        kube.apply(&small_class()?).await?;
         for node in NODES {
             let registered = |node: &Value| {
                 let drivers = node["spec"]["drivers"].as_array();
@@ -86,7 +129,7 @@ impl Bench {
         }
         let appliance = Appliance::in_guest(dir, guests.clone())?;
         let mut bench = Self::run_pods(dir, appliance, cluster).await?;
-        bench.guests = Some(guests);
+        (bench.guests, bench.class) = (Some(guests), SMALL);
         Ok(bench)
     }
 
@@ -112,7 +155,8 @@ impl Bench {
         cluster: Cluster,
     ) -> anyhow::Result<Self> {
         let kube = cluster.kube.clone();
-        let mut bench = Self { replicas: Vec::new(), appliance, cluster, kube, guests: None };
+        let mut bench =
+            Self { replicas: Vec::new(), appliance, cluster, kube, guests: None, class: CLASS };
         for pod in bench.controller_pods().await? {
             let replica = Replica::start(&pod, &bench.cluster, &bench.appliance, dir).await?;
             bench.replicas.push(replica);
@@ -148,7 +192,12 @@ impl Bench {
 
     pub(crate) async fn namespace(&self, name: &str) -> anyhow::Result<()> {
         let object = json!({"apiVersion": "v1", "kind": NAMESPACE.1, "metadata": {"name": name}});
-        self.kube.apply(&object).await
+        self.kube.apply(&object).await?;
+        if self.guests.is_some() {
+            // Pods are refused before it is there.
+            self.kube.until(ACCOUNT, Some(name), "default", "there", |_| true).await?;
+        }
+        Ok(())
     }
 
     /// A claim of some class.
@@ -167,7 +216,7 @@ impl Bench {
         self.kube.apply(&claim).await
     }
 
-    /// A claim of the chart's class, of a snapshot if there is one.
+    /// A claim of the usual class, of a snapshot if there is one.
     pub(crate) async fn claim(
         &self,
         namespace: &str,
@@ -177,7 +226,7 @@ impl Bench {
     ) -> anyhow::Result<()> {
         let mut claim = json!({
             "apiVersion": "v1", "kind": CLAIM.1, "metadata": {"name": name, "namespace": namespace},
-            "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": CLASS,
+            "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": self.class,
                 "resources": {"requests": {"storage": size}}},
         });
         if let Some(snapshot) = snapshot {

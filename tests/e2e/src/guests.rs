@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 
-use crate::bench::NODES;
+use crate::bench::{Agent, NODES};
 use crate::cluster::Cluster;
 use crate::process::{Process, ours, root, tools};
 
@@ -43,7 +43,8 @@ impl Guests {
     pub(crate) async fn start(
         dir: &Path,
         cluster: &Cluster,
-        images: &[(&str, PathBuf)],
+        images: &[(String, PathBuf)],
+        agent: Agent,
     ) -> anyhow::Result<Self> {
         let results = dir.join("guests");
         for (place, node) in [results.clone(), results.join("peer")].iter().zip(NODES) {
@@ -55,9 +56,10 @@ impl Guests {
             cluster.kubelet_kubeconfig(node, place)?;
         }
         let scenario = ours("rds-scenario")?.display().to_string();
+        let agent = if agent == Agent::InPod { "--no-agent" } else { "" };
         let node = |index: usize, more: &str| {
             format!(
-                "{scenario} kubelet --node {} --address {} --api-port {} --tools {} {more}",
+                "{scenario} kubelet --node {} --address {} --api-port {} --tools {} {more} {agent}",
                 NODES[index],
                 ADDRESSES[index],
                 cluster.server.port(),

@@ -6,7 +6,7 @@
 //! machine with the flags, the environment and the service account written there. Most scenarios
 //! need nothing more: their nodes are ours to play, and their appliance is a simulator without a
 //! kernel target. Those called `nodes-` have two guests with a kernel, in which kubelet runs the
-//! shim's pods and the users', and the appliance has a target. `make e2e` runs it; an argument
+//! shim's pods and the users', and those of the agent where they are called `agent-pods-`, and the appliance has a target. `make e2e` runs it; an argument
 //! chooses the scenarios whose names contain it.
 
 mod api;
@@ -33,7 +33,7 @@ const GUIDE: &str = "guide-getting-started";
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
     let only = std::env::args().nth(1).unwrap_or_default();
-    let stages = [Stage::Btrfs, Stage::Xfs, Stage::Kubelets];
+    let stages = [Stage::Btrfs, Stage::Xfs, Stage::Kubelets, Stage::AgentPods];
     anyhow::ensure!(
         stages.iter().any(|p| !p.chosen(&only).is_empty()) || GUIDE.contains(&only),
         "no scenario has {only} in its name"

@@ -49,6 +49,8 @@ enum Model {
     Plain,
     /// Snapshots of it are atomic: its pool lies on a file system that shares blocks.
     Btrfs,
+    /// The same for more volumes, one of them with XFS.
+    LargeBtrfs,
     /// It takes a list of hosts, and the controller knows.
     HostList,
 }
@@ -58,13 +60,14 @@ impl Model {
         match self {
             Self::Plain => &["--pool", "raid10:2147483648"],
             Self::Btrfs => &["--pool", "raid10:1073741824:btrfs"],
+            Self::LargeBtrfs => &["--pool", "raid10:2147483648:btrfs"],
             Self::HostList => &["--pool", "raid10:2147483648", "--allow-host-list"],
         }
     }
 
     fn controller_flags(self) -> &'static [&'static str] {
         match self {
-            Self::Plain | Self::Btrfs => &[],
+            Self::Plain | Self::Btrfs | Self::LargeBtrfs => &[],
             Self::HostList => &["--allow-host-list", "--metrics-addr", CONTROLLER_METRICS],
         }
     }
@@ -119,7 +122,7 @@ impl Stack {
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(dir.join("credentials"))?;
         if model == Model::Btrfs {
-            pool_with_snapshots(&dir)?;
+            pool_with_snapshots(&dir, 2 << 30)?;
         }
         let _ = fs::remove_dir_all("/var/lib/kubelet");
         network()?;
@@ -148,11 +151,11 @@ impl Stack {
     /// An appliance whose pool has snapshots, for a controller outside of the guest.
     pub(crate) async fn start_appliance_alone(dir: &Path) -> Result<Daemon> {
         fs::create_dir_all(dir)?;
-        pool_with_snapshots(dir)?;
+        pool_with_snapshots(dir, 3 << 30)?;
         network()?;
         // To where the controller is, and to the second guest.
         run(&["ip", "-n", "rds", "route", "add", "default", "via", NODE_ADDRESS])?;
-        Self::start_appliance(dir, Model::Btrfs).await
+        Self::start_appliance(dir, Model::LargeBtrfs).await
     }
 
     async fn start_appliance(dir: &Path, model: Model) -> Result<Daemon> {
@@ -392,9 +395,9 @@ pub(crate) fn agent_socket(dir: &Path) -> PathBuf {
 
 /// Where the appliance's files are, a btrfs: rds-sim shares blocks between a subvolume and
 /// its snapshots if the file system below can.
-fn pool_with_snapshots(dir: &Path) -> Result<()> {
+fn pool_with_snapshots(dir: &Path, bytes: u64) -> Result<()> {
     let image = dir.join("pool.img");
-    fs::File::create(&image)?.set_len(2 << 30)?;
+    fs::File::create(&image)?.set_len(bytes)?;
     fs::create_dir_all(dir.join("sim"))?;
     let (image, at) = (image.display().to_string(), dir.join("sim").display().to_string());
     run(&["mkfs.btrfs", "-q", &image])?;

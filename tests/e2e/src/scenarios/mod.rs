@@ -12,7 +12,7 @@ mod workloads;
 use std::path::Path;
 use std::time::Instant;
 
-use crate::bench::Bench;
+use crate::bench::{Agent, Bench};
 
 /// What there is.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub(crate) enum Stage {
     Xfs,
     /// Guests with a real kubelet, and a pool that makes snapshots at once.
     Kubelets,
+    /// The same, and the agent is a pod as well.
+    AgentPods,
 }
 
 impl Stage {
@@ -31,7 +33,8 @@ impl Stage {
         match self {
             Self::Btrfs => Bench::start(dir, "btrfs").await,
             Self::Xfs => Bench::start(dir, "xfs").await,
-            Self::Kubelets => Bench::start_with_kubelets(dir).await,
+            Self::Kubelets => Bench::start_with_kubelets(dir, Agent::OnHost).await,
+            Self::AgentPods => Bench::start_with_kubelets(dir, Agent::InPod).await,
         }
     }
 
@@ -64,6 +67,7 @@ impl Stage {
                 // Last, since a node is missing afterwards.
                 "nodes-killed",
             ],
+            Self::AgentPods => &["agent-pods-outages", "agent-pods-restarted"],
         }
     }
 
@@ -87,10 +91,10 @@ async fn scenario(bench: &Bench, name: &str) -> anyhow::Result<()> {
         "failures-leader-killed" => failures::leader_killed(bench, name).await,
         "failures-namespace-deleted" => failures::namespace_deleted(bench, name).await,
         "failures-node-lost" => failures::node_lost(bench, name).await,
-        "nodes-outages" => nodes::outages(bench, name).await,
+        "nodes-outages" | "agent-pods-outages" => nodes::outages(bench, name).await,
         "nodes-grow" => nodes::grow(bench, name).await,
         "nodes-snapshot" => nodes::snapshot(bench, name).await,
-        "nodes-driver-restarted" => driver::restarted(bench, name).await,
+        "nodes-driver-restarted" | "agent-pods-restarted" => driver::restarted(bench, name).await,
         "nodes-stateful-set" => workloads::stateful_set(bench, name).await,
         "nodes-rescheduled" => workloads::rescheduled(bench, name).await,
         "nodes-machine-moves" => workloads::machine_moves(bench, name).await,

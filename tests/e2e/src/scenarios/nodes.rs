@@ -7,15 +7,17 @@ use serde_json::{Value, json};
 
 use super::life::{event, name};
 use super::snapshots;
-use crate::api::{CLAIM, NAMESPACE, NODE, POD, VOLUME, eventually};
-use crate::bench::{Bench, CLASS, NODES};
+use crate::api::{CLAIM, Kind, NAMESPACE, NODE, POD, VOLUME, eventually};
+use crate::bench::{Bench, CLASS, NODES, SMALL};
 use crate::pods::{self, Mode, Writer};
+
+const STORAGE_CLASS: Kind = ("storage.k8s.io/v1", "StorageClass");
 
 /// A volume without a file system, for one node.
 async fn block_claim(bench: &Bench, ns: &str, name: &str) -> anyhow::Result<()> {
     let claim = json!({
         "apiVersion": CLAIM.0, "kind": CLAIM.1, "metadata": {"name": name, "namespace": ns},
-        "spec": {"accessModes": ["ReadWriteOnce"], "volumeMode": "Block", "storageClassName": CLASS,
+        "spec": {"accessModes": ["ReadWriteOnce"], "volumeMode": "Block", "storageClassName": SMALL,
             "resources": {"requests": {"storage": "64Mi"}}},
     });
     bench.kube.apply(&claim).await
@@ -26,7 +28,11 @@ async fn block_claim(bench: &Bench, ns: &str, name: &str) -> anyhow::Result<()> 
 pub(super) async fn outages(bench: &Bench, ns: &str) -> anyhow::Result<()> {
     let [first, second] = NODES;
     let claims = ["files", "disk", "far"];
-    bench.claim(ns, "files", "64Mi", None).await?;
+    // XFS, if the class is there that has it.
+    match bench.kube.get(STORAGE_CLASS, None, CLASS).await? {
+        Some(_) => bench.claim_of(ns, "files", "320Mi", CLASS).await?,
+        None => bench.claim(ns, "files", "64Mi", None).await?,
+    }
     block_claim(bench, ns, "disk").await?;
     bench.claim(ns, "far", "64Mi", None).await?;
     let mut writers = Vec::new();

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::life::{event, name};
 use super::machines;
 use crate::api::{CLAIM, Kind, NODE, POD, eventually};
-use crate::bench::{Bench, CLASS, NODES};
+use crate::bench::{Bench, NODES, SMALL};
 use crate::pods::{self, Mode, Writer};
 
 const STATEFUL_SET: Kind = ("apps/v1", "StatefulSet");
@@ -31,7 +31,7 @@ pub(super) async fn stateful_set(bench: &Bench, ns: &str) -> anyhow::Result<()> 
             "selector": {"matchLabels": {"app": "writer"}},
             "template": template,
             "volumeClaimTemplates": [{"metadata": {"name": "data"},
-                "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": CLASS,
+                "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": SMALL,
                     "resources": {"requests": {"storage": "64Mi"}}}}],
         },
     });
@@ -123,7 +123,7 @@ pub(super) async fn machine_moves(bench: &Bench, ns: &str) -> anyhow::Result<()>
     let [source, target] = NODES;
     let claim = json!({
         "apiVersion": CLAIM.0, "kind": CLAIM.1, "metadata": {"name": "disk", "namespace": ns},
-        "spec": {"accessModes": ["ReadWriteMany"], "volumeMode": "Block", "storageClassName": CLASS,
+        "spec": {"accessModes": ["ReadWriteMany"], "volumeMode": "Block", "storageClassName": SMALL,
             "resources": {"requests": {"storage": "64Mi"}}},
     });
     bench.kube.apply(&claim).await?;
