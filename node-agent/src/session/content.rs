@@ -7,7 +7,9 @@
 //! matches proves that it is the same; none that matches proves the opposite, unless so
 //! much was written since the sampling that all of them may have changed. On a volume that
 //! is nearly empty that is little: a program that goes on writing to the only few blocks
-//! that hold anything. There, what was zeros has to tell: it still is.
+//! that hold anything. There, what was zeros has to tell: it still is. Only at the very beginning
+//! fewer blocks than those may hold something now that did not: a log that grows, or goes round
+//! and comes to its first place.
 
 use std::fs::File;
 use std::io;
@@ -130,15 +132,19 @@ fn compare_samples(device: &File, samples: &Samples, since: Since) -> io::Result
 /// Whether it may be a nearly empty volume whose few blocks were all written to since.
 fn may_be_rewritten(device: &File, samples: &Samples, since: Since) -> io::Result<bool> {
     let few = samples.blocks.len();
-    if few > FEW || few as u64 > since.blocks() || samples.zeros.is_empty() {
+    if few > FEW || samples.zeros.is_empty() {
         return Ok(false);
     }
+    let mut begun = 0;
     for offset in &samples.zeros {
         if hash_at(device, *offset)? != hash_of_zeros() {
-            return Ok(false);
+            if *offset >= HEAD_BLOCKS * BLOCK {
+                return Ok(false);
+            }
+            begun += 1;
         }
     }
-    Ok(true)
+    Ok(begun < few && (few + begun) as u64 <= since.blocks())
 }
 
 fn hash_of_zeros() -> u32 {
@@ -340,6 +346,15 @@ mod tests {
         assert!(!is_same(&sparse(&[(0, 2), (1, 2), (512, 2)]), &samples, written(2 * BLOCK)));
         assert!(!is_same(&sparse(&[]), &samples, written(2 * BLOCK)));
         assert!(!is_same(&volume(9), &samples, written(2 * BLOCK)));
+        // A log that goes round: its first block held nothing yet, and all others hold what is new.
+        let ring = |first: u64, byte| sparse(&(first..8).map(|n| (n, byte)).collect::<Vec<_>>());
+        let begun = sample(&ring(1, 1), SIZE, 0).unwrap();
+        assert_eq!(begun.blocks.len(), 7);
+        assert!(is_same(&ring(0, 2), &begun, written(8 * SECTOR)));
+        assert!(!is_same(&ring(0, 2), &begun, written(7 * SECTOR)));
+        // As many blocks are new as there were: another volume.
+        assert!(!is_same(&ring(0, 2), &sample(&ring(4, 1), SIZE, 0).unwrap(), written(SIZE / 4)));
+        assert!(is_same(&ring(1, 2), &sample(&ring(4, 1), SIZE, 0).unwrap(), written(SIZE / 4)));
         // A record from before zeros were noted.
         let older = Samples { zeros: Vec::new(), ..samples };
         assert!(!is_same(&rewritten, &older, written(2 * BLOCK)));
