@@ -168,6 +168,32 @@ impl MountTable {
         self.mounts.iter().filter(is_node).collect()
     }
 
+    /// Whether `other` is `mount` seen in another place: what lies below a directory that was
+    /// bound elsewhere (`mount --bind /data/kubelet /var/lib/kubelet`, with / shared, as systemd
+    /// has it) shows there as well, and goes from there when it goes from here
+    /// (mount_namespaces(7), "peer group").
+    #[must_use]
+    pub fn is_echo(&self, mount: &Mount, other: &Mount) -> bool {
+        let by_id = |id: u64| self.mounts.iter().find(|m| m.id == id);
+        let (Some(below), Some(there)) = (by_id(mount.parent), by_id(other.parent)) else {
+            return false;
+        };
+        let Some(group) = below.shared else { return false };
+        let mut groups = HashSet::from([group]);
+        while self.follows(&mut groups) {}
+        let receives =
+            [there.shared, there.master].into_iter().flatten().any(|g| groups.contains(&g));
+        let inside = |parent: &Mount, child: &Mount| {
+            let rest = child.mount_point.strip_prefix(&parent.mount_point).ok()?;
+            Some(parent.root.join(rest))
+        };
+        mount.id != other.id
+            && mount.device == other.device
+            && below.device == there.device
+            && receives
+            && inside(below, mount).is_some_and(|at| inside(there, other) == Some(at))
+    }
+
     /// The peer groups to which an unmount of `mount` propagates.
     #[must_use]
     pub fn follows(&self, groups: &mut HashSet<u64>) -> bool {
@@ -370,6 +396,32 @@ mod tests {
         assert_eq!(table.of_device(number).len(), 2);
         assert_eq!(table.of_node("dm-3").len(), 1);
         assert_eq!(table.of_node("dm-30").len(), 0);
+    }
+
+    #[test]
+    fn what_shows_below_a_bound_directory_is_the_same_mount() {
+        // kubelet's directory is a bind mount of one on a data disk, as that disk's peer.
+        let echoes = |shared: &str| {
+            let text = format!(
+                "30 1 8:1 / / rw shared:1 - ext4 /dev/a rw\n\
+                 40 30 8:2 / /data rw shared:2 - ext4 /dev/b rw\n\
+                 50 30 8:2 /kubelet /var/lib/kubelet rw {shared} - ext4 /dev/b rw\n\
+                 60 50 252:0 / /var/lib/kubelet/p/globalmount rw shared:9 - ext4 /dev/c rw\n\
+                 61 40 252:0 / /data/kubelet/p/globalmount rw shared:9 - ext4 /dev/c rw\n\
+                 62 40 252:0 / /data/kubelet/q rw shared:9 - ext4 /dev/c rw\n\
+                 63 30 252:0 / /p/globalmount rw shared:9 - ext4 /dev/c rw\n"
+            );
+            let table = MountTable::parse(text.as_bytes()).unwrap();
+            let all: Vec<_> = table.iter().collect();
+            let staged = all.iter().find(|m| m.id == 60).unwrap();
+            let found = all.iter().filter(|m| table.is_echo(staged, m));
+            found.map(|m| m.id).collect::<Vec<_>>()
+        };
+        assert_eq!(echoes("shared:2"), [61]);
+        // Without propagation the other one stays when this one goes: another mount.
+        assert!(echoes("shared:3").is_empty());
+        assert!(echoes("master:2").is_empty());
+        assert!(echoes("").is_empty());
     }
 
     #[test]

@@ -154,7 +154,10 @@ fn published(
         .map(|p| p.target.clone())
         .collect();
     if let Some(number) = device {
-        paths.extend(table.of_device(number).iter().map(|m| m.mount_point.clone()));
+        let staged = staging.map(|path| table.at(path)).unwrap_or_default();
+        let echo = |m: &mounts::Mount| staged.iter().any(|s| table.is_echo(s, m));
+        let others = table.of_device(number).into_iter().filter(|m| !echo(m));
+        paths.extend(others.map(|m| m.mount_point.clone()));
         // Kubelet's own bind mounts of the device node. One that is left behind would show
         // the next volume that gets this device number.
         if record.is_none_or(|r| r.access == Access::Block)

@@ -213,14 +213,19 @@ async fn kubelet(options: &Options) -> Result<Daemon> {
     fs::create_dir_all(&disk)?;
     fs::create_dir_all(KUBELET)?;
     run(&["mount", "--bind", &disk, KUBELET])?;
-    run(&["mount", "--make-rshared", KUBELET])?;
+    // Where / is shared this is the disk's peer: what is mounted here shows there as well. One of
+    // the two nodes stays so.
+    if options.appliance {
+        run(&["mount", "--make-rprivate", KUBELET])?;
+        run(&["mount", "--make-rshared", KUBELET])?;
+    }
     let config = json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
         "authentication": {"anonymous": {"enabled": true}, "webhook": {"enabled": false}},
         "authorization": {"mode": "AlwaysAllow"},
         "containerRuntimeEndpoint": format!("unix://{CONTAINERD}"),
         "cgroupDriver": "cgroupfs", "cgroupsPerQOS": false, "enforceNodeAllocatable": [],
-        "failSwapOn": false,
+        "failSwapOn": false, "clusterDNS": ["10.0.0.10"],
         // Its disk is the guest's, and small.
         "evictionHard": {"memory.available": "1Mi", "nodefs.available": "1Mi", "imagefs.available": "1Mi"},
         "imageMinimumGCAge": "24h",
