@@ -14,6 +14,7 @@ use tokio::process::Command;
 use crate::cli;
 use crate::error::{Error, Result};
 use crate::kernel::blocking;
+use crate::kernel::programs::search_path;
 
 use super::Subject;
 
@@ -124,7 +125,7 @@ async fn run(program: &str, arguments: &[&str]) -> Ran {
     let output = Command::new(program)
         .args(arguments)
         .env("LC_ALL", "C")
-        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("PATH", search_path(std::env::var_os("PATH")))
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output();
