@@ -54,7 +54,7 @@ packages: setup ## A .deb and an .rpm of the node-agent, in target/packages (PRO
 	systemd/package/build.sh
 
 .PHONY: images
-images: ## OCI images of controller, shim and agent, in target/images (ARCH=amd64|arm64); optimised: takes many minutes the first time
+images: setup ## OCI images of controller, shim and agent, in target/images (ARCH=amd64|arm64); optimised: takes many minutes the first time
 	deploy/images/build.sh
 
 .PHONY: manifests
