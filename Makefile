@@ -69,6 +69,10 @@ demo: setup build ## A write that survives whatever happens to its session, on e
 		$(BIN)/rds-vm run --kernel $$kernel --timeout $(DEMO_TIMEOUT) -- $(BIN)/rds-scenario demo; \
 	done
 
+.PHONY: demo-pod
+demo-pod: setup build ## The same with the agent as in its pod: from its image, in a mount namespace of its own; on the first of KERNELS
+	tests/pod/run.sh $(firstword $(KERNELS)) demo
+
 .PHONY: bench-build
 bench-build: setup
 	cargo build --release --workspace --bins
