@@ -58,6 +58,7 @@ pub async fn serve(options: ServeOptions) -> Result<()> {
     if let Some(directory) = &options.udev_rules_dir {
         udev_rules::put(directory);
     }
+    process::keep_files_private();
     let (metrics, board) = (Arc::new(Metrics::new()?), Board::default());
     metrics.register(Box::new(Process::new()?))?;
     let health = Health::new(board.clone());
