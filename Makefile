@@ -54,7 +54,7 @@ packages: setup ## A .deb and an .rpm of the node-agent, in target/packages (PRO
 	systemd/package/build.sh
 
 .PHONY: images
-images: ## OCI images of controller and shim, in target/images (ARCH=amd64|arm64); optimised: takes many minutes the first time
+images: setup ## OCI images of controller, shim and agent, in target/images (ARCH=amd64|arm64); optimised: takes many minutes the first time
 	deploy/images/build.sh
 
 .PHONY: manifests
@@ -68,6 +68,10 @@ demo: setup build ## A write that survives whatever happens to its session, on e
 		echo "== Linux $$kernel"; \
 		$(BIN)/rds-vm run --kernel $$kernel --timeout $(DEMO_TIMEOUT) -- $(BIN)/rds-scenario demo; \
 	done
+
+.PHONY: demo-pod
+demo-pod: setup build ## The same with the agent as in its pod: from its image, in a mount namespace of its own; on the first of KERNELS
+	tests/pod/run.sh $(firstword $(KERNELS)) demo
 
 .PHONY: bench-build
 bench-build: setup

@@ -1,15 +1,15 @@
 #!/bin/bash
 # Images of the controller, the shim and the agent, without Docker: in target/images one OCI layout
 # as a tar file each, and beside it what is in it (CycloneDX).
-#   ARCH=amd64|arm64 TARGET=TRIPLE deploy/images/build.sh
-#   deploy/images/build.sh --dev
+#   ARCH=amd64|arm64 TARGET=TRIPLE deploy/images/build.sh [NAME...]     default: all three
+#   deploy/images/build.sh --dev [NAME...]
 # Controller and shim are static programs, for TARGET: by default the musl target of ARCH if rustup
 # has it, else that of glibc. The agent is linked with libudev and libblkid and calls the file
 # systems' tools: it is built for this machine, and its image has those from this machine's packages
 # (Debian or Ubuntu). For another ARCH there is no image of the agent.
 #
 # --dev: within seconds, for trying things out, of what `cargo build --workspace` left in
-# target/debug, all three with this machine's libraries: target/images-dev/NAME.tar.
+# target/debug, each with this machine's libraries: target/images-dev/NAME.tar.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 here=deploy/images
@@ -19,15 +19,18 @@ limit=$((12 * 1000 * 1000))
 # What the agent calls (node-agent/src/node/format.rs, expand.rs), and what it tells people to call
 # when a file system is damaged.
 tools=(mkfs.ext4 mkfs.ext3 resize2fs mkfs.xfs xfs_growfs mkfs.btrfs btrfs e2fsck xfs_repair)
-dev=
-case ${1:-} in
-'') ;;
---dev) dev=1 out=$target_dir/images-dev ;;
-*)
-	sed -n '2,/^set/s/^# \?//p' "$0" >&2
-	exit 2
-	;;
-esac
+dev= names=()
+for argument; do
+	case $argument in
+	--dev) dev=1 out=$target_dir/images-dev ;;
+	rds-csi-controller | rds-csi-shim | rds-node-agent) names+=("$argument") ;;
+	*)
+		sed -n '2,/^set/s/^# \?//p' "$0" >&2
+		exit 2
+		;;
+	esac
+done
+((${#names[@]} > 0)) || names=(rds-csi-controller rds-csi-shim rds-node-agent)
 case $(uname -m) in aarch64) own=arm64 ;; *) own=amd64 ;; esac
 arch=${ARCH:-$own}
 case $arch in
@@ -64,7 +67,7 @@ with_libraries() { # NAME FILE: of $work/NAME
 }
 
 if [[ -n $dev ]]; then
-	for name in rds-csi-controller rds-csi-shim rds-node-agent; do
+	for name in "${names[@]}"; do
 		strip --strip-unneeded -o "$work/$name" "$target_dir/debug/$name"
 		with_libraries "$name" "$out/$name.tar"
 	done
@@ -104,34 +107,39 @@ small_enough() { # FILE
 	}
 }
 
-for name in rds-csi-controller rds-csi-shim; do
+static_image() { # NAME FILE
+	local name=$1 file=$2 program=$target_dir/static/$triple/release/$1
 	# Each by itself: one that is built with others has what those need.
 	RUSTFLAGS="-C target-feature=+crt-static $paths" \
 		${CARGO:-cargo} build --release -p "$name" --bin "$name" --target "$triple" --target-dir "$target_dir/static"
-	program=$target_dir/static/$triple/release/$name
 	runs_alone "$program" || {
 		echo "build.sh: $program does not run by itself; is it static?" >&2
 		exit 1
 	}
-	file=$out/${name}_${version}_$arch.tar
 	image "$program" "$file"
 	"$here/sbom.py" "$name" --target "$triple" --epoch "$epoch" --out "${file%.tar}.cdx.json"
-	small_enough "$file"
-done
-
-name=rds-node-agent
-if [[ $arch == "$own" ]]; then
-	triple=$machine-unknown-linux-gnu
-	# A target is named so that what runs in the compiler is built without these flags.
+}
+linked_image() { # NAME FILE
+	local name=$1 file=$2 triple=$machine-unknown-linux-gnu
+	# With a target, so that what runs in the compiler is built without these flags.
 	RUSTFLAGS="$paths" \
 		${CARGO:-cargo} build --release -p "$name" --bin "$name" --target "$triple" --target-dir "$target_dir/linked"
 	cp "$target_dir/linked/$triple/release/$name" "$work/"
-	file=$out/${name}_${version}_$arch.tar
 	with_libraries "$name" "$file"
 	"$here/sbom.py" "$name" --target "$triple" --epoch "$epoch" --out "${file%.tar}.cdx.json" --image "$file"
+}
+
+for name in "${names[@]}"; do
+	file=$out/${name}_${version}_$arch.tar
+	if [[ $name != rds-node-agent ]]; then
+		static_image "$name" "$file"
+	elif [[ $arch == "$own" ]]; then
+		linked_image "$name" "$file"
+	else
+		echo "build.sh: no image of $name for $arch: it has this machine's libraries, which are $own" >&2
+		continue
+	fi
 	small_enough "$file"
-else
-	echo "build.sh: no image of $name for $arch: it has this machine's libraries, which are $own" >&2
-fi
+done
 rm -r "$work"
 ls -l "$out"

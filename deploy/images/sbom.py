@@ -1,16 +1,21 @@
 #!/usr/bin/env python3
-"""What a program is made of, as CycloneDX 1.5 JSON: the crates that are linked into it, by cargo.
+"""What a program is made of, as CycloneDX 1.5 JSON: the crates that are linked into it, by cargo, and
+the packages of the system of which its image has something, by the records in there.
 
-    sbom.py PACKAGE --target TRIPLE --epoch SECONDS --out FILE.json
+    sbom.py PACKAGE --target TRIPLE --epoch SECONDS --out FILE.json [--image FILE.tar]
 """
 
 import argparse
+import gzip
+import io
 import json
 import os
 import pathlib
 import re
 import subprocess
+import tarfile
 import time
+import urllib.parse
 import uuid
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
@@ -56,12 +61,54 @@ def component(package, checksum):
     return found
 
 
+def files_of(image):
+    """What the layers of an image hold, by path."""
+    with tarfile.open(image) as layout:
+        def blob(reference):
+            return layout.extractfile("blobs/" + reference["digest"].replace(":", "/")).read()
+
+        (reference,) = json.load(layout.extractfile("index.json"))["manifests"]
+        files = {}
+        for layer in json.loads(blob(reference))["layers"]:
+            with tarfile.open(fileobj=io.BytesIO(gzip.decompress(blob(layer)))) as archive:
+                files |= {m.name: archive.extractfile(m).read().decode(errors="replace") for m in archive if m.isfile()}
+    return files
+
+
+def fields(text, separator):
+    return dict(line.split(separator, 1) for line in text.splitlines() if separator in line)
+
+
+def system_packages(image):
+    files = files_of(image)
+    release = {key: value.strip('"') for key, value in fields(files["usr/lib/os-release"], "=").items()}
+    distribution = f"{release['ID']}-{release['VERSION_ID']}"
+    for path, text in sorted(files.items()):
+        if not path.startswith("var/lib/dpkg/status.d/"):
+            continue
+        record = fields(text, ": ")
+        name, version = record["Package"], record["Version"]
+        purl = (f"pkg:deb/{release['ID']}/{name}@{urllib.parse.quote(version, safe='~.-')}"
+                f"?arch={record['Architecture']}&distro={distribution}")
+        known = re.findall(r"/usr/share/common-licenses/([A-Za-z]+(?:-[0-9.]*[0-9])?)", files[f"usr/share/doc/{name}/copyright"])
+        yield {
+            "type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl,
+            # As its copyright file names them; what is whose is in there.
+            "licenses": [{"license": {"name": licence}} for licence in sorted(set(known)) or ["see its copyright file"]],
+            "properties": [
+                {"name": "debian:source", "value": record["Source"]},
+                {"name": "image:copyright", "value": f"/usr/share/doc/{name}/copyright"},
+            ],
+        }
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("package")
     parser.add_argument("--target", required=True)
     parser.add_argument("--epoch", required=True, type=int)
     parser.add_argument("--out", required=True, type=pathlib.Path)
+    parser.add_argument("--image", type=pathlib.Path)
     args = parser.parse_args()
     data = metadata(args.target)
     packages = {package["id"]: package for package in data["packages"]}
@@ -72,18 +119,19 @@ def main():
         for id in edges
     }
     whole = dict(parts[root], type="application")
+    system = list(system_packages(args.image)) if args.image else []
+    needs = {parts[id]["bom-ref"]: [parts[dep]["bom-ref"] for dep in deps] for id, deps in edges.items()}
+    needs[whole["bom-ref"]] += [part["bom-ref"] for part in system]
     body = {
         "metadata": {"timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(args.epoch)), "component": whole},
-        "components": sorted((part for id, part in parts.items() if id != root), key=lambda p: p["bom-ref"]),
-        "dependencies": sorted(
-            ({"ref": parts[id]["bom-ref"], "dependsOn": [parts[dep]["bom-ref"] for dep in deps]} for id, deps in edges.items()),
-            key=lambda d: d["ref"]),
+        "components": sorted([part for id, part in parts.items() if id != root] + system, key=lambda p: p["bom-ref"]),
+        "dependencies": [{"ref": ref, "dependsOn": deps} for ref, deps in sorted(needs.items())],
     }
     # The same content has the same number.
     number = uuid.uuid5(NAMESPACE, json.dumps(body, sort_keys=True))
     head = {"bomFormat": "CycloneDX", "specVersion": "1.5", "serialNumber": f"urn:uuid:{number}", "version": 1}
     args.out.write_text(json.dumps(head | body, indent=1) + "\n")
-    print(f"{len(body['components'])} crates")
+    print(f"{len(parts) - 1} crates, {len(system)} packages of the system")
 
 
 main()

@@ -94,6 +94,10 @@ pub struct ServeOptions {
     /// Serve Prometheus metrics, /healthz and /readyz on this address, such as 127.0.0.1:9809.
     #[arg(long, env = "RDS_CSI_METRICS_ADDR", value_name = "ADDRESS:PORT")]
     pub metrics_addr: Option<SocketAddr>,
+    /// Put the udev rules into this directory, such as /run/udev/rules.d, where no package has put
+    /// them on the host.
+    #[arg(long, env = "RDS_CSI_UDEV_RULES_DIR", value_name = "DIRECTORY")]
+    pub udev_rules_dir: Option<PathBuf>,
     /// Log in JSON, for collectors.
     #[arg(long, env = "RDS_CSI_LOG_JSON")]
     pub log_json: bool,

@@ -14,6 +14,7 @@
 //!   understood at the next start;
 //! - [`crash`]: points at which tests kill the agent, to see that this holds;
 //! - [`doctor`]: what on this host could keep all of that from working, and how to mend it;
+//! - [`udev_rules`]: what keeps others off the volumes' devices, where no package has put it;
 //! - [`host_shutdown`]: the last that is done for volumes before the host goes down;
 //! - [`metrics`]: what is counted and shown of all that, alive and ready;
 //! - [`watchdog`]: tells systemd that all loops go round;
@@ -33,4 +34,5 @@ pub mod notices;
 mod panics;
 pub mod server;
 pub mod session;
+mod udev_rules;
 pub mod watchdog;

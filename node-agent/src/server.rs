@@ -36,6 +36,7 @@ use crate::session::beat::Board;
 use crate::session::copy::Copies;
 use crate::session::keeper::Keeper;
 use crate::session::rpc::SessionsService;
+use crate::udev_rules;
 use crate::watchdog;
 
 /// Calls that are under way at a stop get this long; sessions are never touched by it.
@@ -54,6 +55,10 @@ pub async fn serve(options: ServeOptions) -> Result<()> {
     panics::install_hook();
     process::prepare_for_write_back();
     refuse_a_second_agent(&options.socket)?;
+    if let Some(directory) = &options.udev_rules_dir {
+        udev_rules::put(directory);
+    }
+    process::keep_files_private();
     let (metrics, board) = (Arc::new(Metrics::new()?), Board::default());
     metrics.register(Box::new(Process::new()?))?;
     let health = Health::new(board.clone());

@@ -91,7 +91,8 @@ check "StorageClass keys are those of docs/storageclass.md" keys_are_documented
 check "capacity is published where it is announced, and only there" capacity_is_published
 check "nothing has a secret in it" no_secrets
 check "the manifests are what the chart gives" deploy/render.py --check $helm
-check "an image has the same bytes twice, and right digests" tests/chart/images.py tests/chart/build.sh
+check "images have the same bytes twice and right digests, and the agent's works by itself" \
+	tests/chart/images.py tests/chart/build.sh "$binaries/rds-node-agent"
 if [[ -z $helm ]]; then
 	echo "SKIPPED: what needs Helm; tests/chart/build.sh builds it"
 	exit $failed
@@ -137,7 +138,7 @@ done <<'END'
 --set controller.detachStaleAfter=5|at '/controller/detachStaleAfter'
 --set controller.replica=2|additional properties 'replica' not allowed
 --set agent.mode=privileged|at '/agent/mode': value must be one of 'package', 'daemonset'
---set agent.mode=daemonset|at '/agent/image': minLength: got 0, want 1
+--set agent.mode=daemonset,agent.updateStrategy=Recreate|at '/agent/updateStrategy': value must be one of 'RollingUpdate', 'OnDelete'
 --set storageClasses[0].name=x,storageClasses[0].fsType=zfs|at '/storageClasses/0/fsType': value must be one of
 --set storageClasses[0].name=x,storageClasses[0].parameters.nrIOQueues=4|additional properties 'nrIOQueues' not allowed
 --set storageClasses[0].name=x,storageClasses[0].parameters.nrIoQueues=0|at '/storageClasses/0/parameters/nrIoQueues'

@@ -14,6 +14,7 @@ use tokio::process::Command;
 use crate::cli;
 use crate::error::{Error, Result};
 use crate::kernel::blocking;
+use crate::kernel::programs::search_path;
 
 use super::Subject;
 
@@ -45,6 +46,9 @@ pub(super) enum Ran {
 pub(super) struct Context {
     pub(super) subject: Subject,
     pub(super) host: Host,
+    /// Whether this runs in a container of the host: then the tools are the container's, if it has
+    /// any, and say nothing about the host.
+    pub(super) contained: bool,
     pub(super) daemon: Daemon,
     /// The process behind the socket.
     pub(super) daemon_pid: Option<i32>,
@@ -73,8 +77,10 @@ impl Context {
                 )
             })),
         );
-        let host = Host::new("/");
-        Self { subject, host, daemon, daemon_pid, multipath_config, udev_ping, units }
+        let contained = in_a_container();
+        // Only the host's own files tell of its modules, rules, and configuration.
+        let host = Host::new(if contained { "/proc/1/root" } else { "/" });
+        Self { subject, host, contained, daemon, daemon_pid, multipath_config, udev_ping, units }
     }
 
     /// The volumes that the daemon keeps; nothing if it cannot be asked.
@@ -84,6 +90,14 @@ impl Context {
             Daemon::Absent(_) | Daemon::Mute(_) => None,
         }
     }
+}
+
+/// Whether process 1 has another view of the file system, as the host's has beside the agent's pod,
+/// which sees the host's processes. A container that does not see them takes itself for a host.
+fn in_a_container() -> bool {
+    let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+    // Whoever may not look there is no root, which is told elsewhere.
+    namespace("1").is_some_and(|first| namespace("self").is_some_and(|own| own != first))
 }
 
 async fn ask_daemon(socket: &Path) -> Daemon {
@@ -111,7 +125,7 @@ async fn run(program: &str, arguments: &[&str]) -> Ran {
     let output = Command::new(program)
         .args(arguments)
         .env("LC_ALL", "C")
-        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("PATH", search_path(std::env::var_os("PATH")))
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output();

@@ -22,6 +22,7 @@ pub(super) fn check(context: &Context) -> Result<Vec<Finding>> {
 fn configuration(context: &Context) -> Result<Option<String>, String> {
     match &context.multipath_config {
         Ran::Ended { success: true, output } => Ok(Some(output.clone())),
+        Ran::NotInstalled if context.contained => installed_files(&context.host),
         Ran::NotInstalled => Ok(None),
         Ran::Ended { success: false, output } => {
             // The tool may want a device-mapper that is not there; its files say as much.
@@ -29,6 +30,20 @@ fn configuration(context: &Context) -> Result<Option<String>, String> {
         }
         Ran::Unknown(reason) => Err(reason.clone()),
     }
+}
+
+/// From a container: the host's tool is not ours to run, but its files can be read.
+fn installed_files(host: &Host) -> Result<Option<String>, String> {
+    let programs = ["/sbin/multipathd", "/usr/sbin/multipathd", "/usr/local/sbin/multipathd"];
+    let look = || -> Result<Option<String>> {
+        for program in programs {
+            if host.exists(program)? {
+                return files(host).map(Some);
+            }
+        }
+        Ok(None)
+    };
+    look().map_err(|e| e.to_string())
 }
 
 fn files(host: &Host) -> Result<String> {
@@ -137,6 +152,7 @@ fn stranger(namespace: &str, holder: &str, name: &str, uuid: &str) -> Option<Fin
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::super::Verdict;
     use super::*;
 
@@ -161,6 +177,21 @@ mod tests {
         assert_eq!(blacklist(true, Ok(None)).verdict, Verdict::Unknown);
         assert_eq!(blacklist(true, Ok(Some(SHIPPED.into()))).verdict, Verdict::Ok);
         assert_eq!(blacklist(true, Err("x".into())).verdict, Verdict::Unknown);
+    }
+
+    #[test]
+    fn from_a_container_the_hosts_files_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let host = Host::new(dir.path());
+        let write = |path: &str, text: &str| {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        write("etc/multipath/conf.d/rds-csi.conf", SHIPPED);
+        assert_eq!(installed_files(&host), Ok(None), "only configured");
+        write("usr/sbin/multipathd", "");
+        assert!(blacklists(&installed_files(&host).unwrap().unwrap()));
     }
 
     #[test]

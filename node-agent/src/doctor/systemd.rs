@@ -3,15 +3,40 @@
 use crate::error::Result;
 
 use super::Finding;
-use super::context::{Context, Daemon, Ran};
+use super::context::{Context, Daemon, Host, Ran};
+
+/// The one of our units that an agent in a container lacks.
+const SHUTDOWN: &str = "rds-csi-shutdown.service";
+const UNIT_DIRECTORIES: [&str; 3] =
+    ["/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"];
 
 pub(super) fn check(context: &Context) -> Result<Vec<Finding>> {
+    if context.contained {
+        return Ok(vec![from_a_container(&context.host)?]);
+    }
     if !context.host.exists("/run/systemd/system")? {
         return Ok(vec![Finding::ok("systemd", "systemd does not run here")]);
     }
     let served = matches!(context.daemon, Daemon::Answers(_));
     let units = context.units.iter();
     Ok(units.map(|(unit, enabled, active)| judge(unit, enabled, active, served)).collect())
+}
+
+/// kubelet sees to the agent itself; what is done at a shutdown is nobody's.
+fn from_a_container(host: &Host) -> Result<Finding> {
+    const CHECK: &str = "systemd.rds-csi-shutdown";
+    for directory in UNIT_DIRECTORIES {
+        let path = format!("{directory}/{SHUTDOWN}");
+        if host.exists(&path)? {
+            return Ok(Finding::ok(CHECK, format!("{path} is there")));
+        }
+    }
+    Ok(Finding::warning(
+        CHECK,
+        "the agent runs in a container, and nothing writes its volumes back before the network \
+         goes when this host shuts down; one that waits for a lost session may hang it",
+        "drain the node before it is shut down",
+    ))
 }
 
 fn judge(unit: &str, enabled: &Ran, active: &Ran, served: bool) -> Finding {
@@ -50,6 +75,7 @@ fn judge(unit: &str, enabled: &Ran, active: &Ran, served: bool) -> Finding {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::super::Verdict;
     use super::*;
 
@@ -67,5 +93,16 @@ mod tests {
             super::judge("x.service", &unknown, &said("active"), true).verdict,
             Verdict::Unknown
         );
+    }
+
+    #[test]
+    fn from_a_container_only_the_shutdown_is_looked_at() {
+        let dir = tempfile::tempdir().unwrap();
+        let host = Host::new(dir.path());
+        assert_eq!(from_a_container(&host).unwrap().verdict, Verdict::Warning);
+        let units = dir.path().join("usr/lib/systemd/system");
+        std::fs::create_dir_all(&units).unwrap();
+        std::fs::write(units.join(SHUTDOWN), "").unwrap();
+        assert_eq!(from_a_container(&host).unwrap().verdict, Verdict::Ok);
     }
 }

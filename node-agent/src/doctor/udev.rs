@@ -2,13 +2,11 @@
 //! agent has set.
 
 use crate::error::Result;
+use crate::udev_rules::{FILE as RULES, SHIPPED};
 
 use super::Finding;
 use super::context::{Context, Host, Ran};
 
-/// As this version ships them.
-const SHIPPED: &str = include_str!("../../../systemd/udev/10-rds-csi.rules");
-const RULES: &str = "10-rds-csi.rules";
 /// In udev's order: a file hides those of the same name in later directories (udev(7)).
 const DIRECTORIES: [&str; 5] = [
     "/etc/udev/rules.d",
@@ -19,7 +17,8 @@ const DIRECTORIES: [&str; 5] = [
 ];
 
 pub(super) fn check(context: &Context) -> Result<Vec<Finding>> {
-    let mut findings = vec![daemon(&context.udev_ping)];
+    let mut findings =
+        vec![if context.contained { running(&context.host)? } else { daemon(&context.udev_ping) }];
     findings.push(rules(installed(&context.host, RULES)?));
     findings.extend(others(&context.host)?);
     Ok(findings)
@@ -42,6 +41,22 @@ fn daemon(ping: &Ran) -> Finding {
         }
         Ran::Unknown(reason) => Finding::unknown(CHECK, reason),
     }
+}
+
+/// From a container, where there is no udevadm to ask it with.
+fn running(host: &Host) -> Result<Finding> {
+    const CHECK: &str = "udev.daemon";
+    // systemd's, and eudev's.
+    for name in ["systemd-udevd", "udevd"] {
+        if let Some(pid) = host.processes(name)?.first() {
+            return Ok(Finding::ok(CHECK, format!("{name} runs, process {pid}")));
+        }
+    }
+    Ok(Finding::problem(
+        CHECK,
+        "no udevd runs on the host: new devices get neither links nor our rules",
+        "start the host's udevd",
+    ))
 }
 
 /// The file that udev reads, with its path.
@@ -189,6 +204,18 @@ mod tests {
         ] {
             assert_eq!(rewrites("/d/x.rules", harmless), None, "{harmless}");
         }
+    }
+
+    #[test]
+    fn from_a_container_udevd_is_looked_for_among_the_hosts_processes() {
+        let dir = tempfile::tempdir().unwrap();
+        let host = Host::new(dir.path());
+        assert_eq!(running(&host).unwrap().verdict, Verdict::Problem);
+        std::fs::create_dir_all(dir.path().join("proc/77")).unwrap();
+        std::fs::write(dir.path().join("proc/77/comm"), "systemd-udevd\n").unwrap();
+        let finding = running(&host).unwrap();
+        assert_eq!(finding.verdict, Verdict::Ok);
+        assert!(finding.seen.contains("77"), "{finding:?}");
     }
 
     #[test]

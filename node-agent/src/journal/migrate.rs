@@ -2,8 +2,8 @@
 //! opened.
 //!
 //! A copy of the old one is kept until all steps are done. Each step is one transaction, so
-//! a kill at any moment leaves either layout whole. A layout that is newer than this agent
-//! is not touched.
+//! a kill at any moment leaves either layout whole. A layout that is newer than this agent is no
+//! matter of this module: `recover` sets it aside whole.
 
 use std::fs;
 

@@ -5,7 +5,8 @@
 //! from the copies in `/run`, and a stale record could make it format what holds data.
 
 use std::fs;
-use std::os::unix::fs::DirBuilderExt;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -32,11 +33,7 @@ pub(super) fn open(
     layout: &Layout,
     known: Option<&Records>,
 ) -> Result<(Store, Records, Opened), Failure> {
-    // For root alone: it tells host NQNs, which open volumes.
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&layout.state_dir)
+    private(&layout.state_dir)
         .map_err(|e| Failure::Later(format!("create the state directory: {e}")))?;
     let mut opened = Opened::Intact;
     let tried = match try_open(layout, known) {
@@ -52,6 +49,18 @@ pub(super) fn open(
     // Also when nothing changes: a disk that does not take a write is found out now.
     store.apply(&found, records)?;
     Ok((store, records.clone(), opened))
+}
+
+/// A directory for root alone: it tells host NQNs, which open volumes. One that is there and empty was
+/// made for the agent by whoever starts it, as kubelet does (for all to read); one that has
+/// something in it is somebody's own choice, of which `doctor` tells.
+fn private(dir: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    let open_to_others = fs::metadata(dir)?.permissions().mode() & 0o077 != 0;
+    if open_to_others && fs::read_dir(dir)?.next().is_none() {
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;
+    }
+    Ok(())
 }
 
 /// Files that sled left half-written are removed, then the whole database, until one opens.

@@ -31,6 +31,27 @@ fn records_survive_and_removed_ones_are_gone() {
 }
 
 #[test]
+fn a_directory_that_was_made_for_the_agent_becomes_private_and_another_is_left_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let made = |name: &str| {
+        let path = dir.path().join(name);
+        fs::create_dir(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    };
+    let (by_kubelet, somebodys) = (made("by-kubelet"), made("somebodys"));
+    fs::write(somebodys.join("file"), "").unwrap();
+    for path in [&by_kubelet, &somebodys, &dir.path().join("none")] {
+        drop(open(path));
+    }
+    assert_eq!(mode(&by_kubelet), 0o700);
+    assert_eq!(mode(&dir.path().join("none")), 0o700);
+    assert_eq!(mode(&somebodys), 0o755);
+}
+
+#[test]
 fn a_damaged_journal_is_set_aside_and_kept() {
     let dir = tempfile::tempdir().unwrap();
     let (journal, _) = open(dir.path());

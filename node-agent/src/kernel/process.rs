@@ -60,6 +60,12 @@ pub fn prepare_for_write_back() {
     }
 }
 
+/// Makes new files root's alone, as the systemd unit does: host NQNs are in them, which open volumes.
+/// A container's are everybody's to read.
+pub fn keep_files_private() {
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+}
+
 /// Above programs that compute, below threads of the kernel that are in a hurry.
 const NICE: libc::c_int = -10;
 

@@ -1,5 +1,6 @@
 //! Helper programs: with a deadline, no input, and the end of what they printed.
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -16,6 +17,21 @@ const TAIL: usize = 2048;
 /// This long it is waited for in the call; then on the side, with the volume kept locked.
 const KILL_GRACE: Duration = Duration::from_secs(5);
 
+/// Where programs usually are, systemd says so or not.
+const USUAL: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Where programs are looked for: the usual places, and behind them those of the agent's own
+/// environment, for hosts such as NixOS that have them nowhere else.
+#[must_use]
+pub fn search_path(own: Option<OsString>) -> OsString {
+    let mut path = OsString::from(USUAL);
+    if let Some(own) = own.filter(|own| !own.is_empty()) {
+        path.push(":");
+        path.push(own);
+    }
+    path
+}
+
 /// Runs a program to its end. `held` is dropped only when the program is really gone,
 /// which may be after this function has returned.
 ///
@@ -31,9 +47,9 @@ pub async fn run<H: Send + 'static>(
     debug!(program, ?arguments, "running a helper program");
     let mut child = Command::new(program)
         .args(arguments)
-        // Messages in one language, and a search path even where systemd gives none.
+        // Messages in one language.
         .env("LC_ALL", "C")
-        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("PATH", search_path(std::env::var_os("PATH")))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -107,6 +123,15 @@ mod tests {
 
     async fn sh(script: &str, deadline: Duration) -> Result<()> {
         run("sh", &["-c".into(), script.into()], Path::new("/dev/x"), deadline, ()).await
+    }
+
+    #[test]
+    fn the_agents_own_search_path_comes_last() {
+        let path = |own: Option<&str>| search_path(own.map(Into::into)).into_string().unwrap();
+        assert_eq!(path(None), USUAL);
+        // An empty part of it would be the working directory.
+        assert_eq!(path(Some("")), USUAL);
+        assert_eq!(path(Some("/nix/x/bin")), format!("{USUAL}:/nix/x/bin"));
     }
 
     #[tokio::test]

@@ -169,6 +169,50 @@ async fn pods_have_no_more_rights_than_is_said(client: &Client) {
     assert!(seen[0] >= 5 && seen[1] >= 1 && seen[2] >= 5, "{seen:?}");
 }
 
+/// What an agent in a pod cannot do without, and that nothing but kubelet's directory is shared back.
+#[test]
+fn the_agents_pod_shares_with_the_host_what_it_has_to() {
+    let objects = manifests::objects("agent-daemonset").unwrap();
+    let agent = objects
+        .iter()
+        .find(|o| o["kind"] == "DaemonSet" && o["metadata"]["name"] == "rds-csi-agent")
+        .unwrap();
+    let strategy = &agent["spec"]["updateStrategy"];
+    assert!(strategy["rollingUpdate"]["maxSurge"].as_u64().unwrap_or(0) == 0, "two on one host");
+    let spec = &agent["spec"]["template"]["spec"];
+    for namespace in ["hostNetwork", "hostPID"] {
+        assert_eq!(spec[namespace], true, "{namespace}");
+    }
+    assert_eq!(spec["automountServiceAccountToken"], false);
+    let container = &spec["containers"][0];
+    assert_eq!(container["securityContext"]["privileged"], true);
+    let on_the_host = |volume: &Value| {
+        let volumes = spec["volumes"].as_array().unwrap();
+        let found = volumes.iter().find(|v| v["name"] == *volume).unwrap();
+        found["hostPath"]["path"].as_str().unwrap().to_owned()
+    };
+    let mut seen = Vec::new();
+    for mount in container["volumeMounts"].as_array().unwrap() {
+        let path = mount["mountPath"].as_str().unwrap();
+        // The agent tells kubelet paths as it sees them itself.
+        assert_eq!(path, on_the_host(&mount["name"]));
+        assert_ne!(mount["readOnly"], true, "{path}");
+        let propagation = mount["mountPropagation"].as_str().unwrap_or("None");
+        let expected = if path == "/var/lib/kubelet" { "Bidirectional" } else { "None" };
+        assert_eq!(propagation, expected, "{path}");
+        seen.push(path);
+    }
+    for needed in
+        ["/dev", "/sys", "/run/udev", "/run/rds-csi", "/var/lib/rds-csi", "/var/lib/kubelet"]
+    {
+        assert!(seen.contains(&needed), "{needed}");
+    }
+    // Where the rules go has to be where udevd looks, and a directory that the pod has.
+    let environment = container["env"].as_array().unwrap();
+    let rules = environment.iter().find(|e| e["name"] == "RDS_CSI_UDEV_RULES_DIR").unwrap();
+    assert_eq!(rules["value"], "/run/udev/rules.d");
+}
+
 /// The shim is `restricted` but for three directories of the host and root's user id.
 async fn only_directories_and_root(client: &Client, mut template: Value) {
     let spec = &mut template["spec"];

@@ -210,4 +210,15 @@ mod tests {
         };
         assert!(known(&current) && !known(&earlier));
     }
+
+    /// After a rollback (docs/install.md).
+    #[test]
+    fn what_a_newer_agent_adds_to_a_record_is_read_over() {
+        let volume: VolumeId = "pvc-3f1e1c0a-9d6e-4a3c-8f54-0c7a6a0b7e23".parse().unwrap();
+        let mut newer = serde_json::to_value(record(&volume, "this boot")).unwrap();
+        newer["of a later release"] = 1.into();
+        newer["spec"]["of a later release"] = "too".into();
+        let read: SessionRecord = serde_json::from_value(newer).unwrap();
+        assert_eq!(read.spec.volume, volume);
+    }
 }
