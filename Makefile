@@ -129,7 +129,7 @@ two-nodes: setup build ## Two nodes in two guests: one cut off and shut out, a w
 	done
 
 .PHONY: e2e
-e2e: setup ## The controller under real Kubernetes controllers and CSI sidecars, on this machine, without kubelet (ONLY=TEXT: scenarios with that in their names)
+e2e: setup ## The driver in real Kubernetes, with kubelet and containerd in two guests (ONLY=TEXT: scenarios with that in their names)
 	tests/e2e/run.sh $(ONLY)
 
 .PHONY: selinux

@@ -67,9 +67,9 @@ pub(crate) async fn serve(options: &Options) -> Result<()> {
         None
     };
     network(options)?;
-    udev_rules()?;
     run(&["hostname", &options.node])?;
     if !options.no_agent {
+        udev_rules()?;
         tokio::spawn(keep_agent(agent().await?));
     }
     let mut containerd = containerd(options).await?;
