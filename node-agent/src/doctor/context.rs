@@ -208,6 +208,17 @@ impl Host {
     }
 }
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+impl Host {
+    /// Makes a file of a host that tests invent.
+    pub(super) fn with(&self, path: &str, text: &str) {
+        let path = self.path(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+}
+
 fn absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }

@@ -25,7 +25,9 @@ pub(super) fn check(context: &Context) -> Result<Vec<Finding>> {
     let directory = format!("/lib/modules/{release}");
     let builtin = host.text(&format!("{directory}/modules.builtin"))?;
     let loadable = host.text(&format!("{directory}/modules.dep"))?;
+    let fetches = fetches_modules(host)?;
     for (name, on_demand) in MODULES {
+        let on_demand = on_demand && fetches;
         let loaded = host.exists(&format!("/sys/module/{name}"))?;
         findings.push(module(name, on_demand, loaded, builtin.as_deref(), loadable.as_deref()));
     }
@@ -40,6 +42,14 @@ pub(super) fn check(context: &Context) -> Result<Vec<Finding>> {
     ));
     findings.extend(delayed_removal(host)?);
     Ok(findings)
+}
+
+/// Whether this kernel can fetch what it needs: by the program that is named there, which a host such
+/// as Talos does not have.
+fn fetches_modules(host: &Host) -> Result<bool> {
+    let program = host.text("/proc/sys/kernel/modprobe")?.unwrap_or_default();
+    let program = program.trim();
+    Ok(!program.is_empty() && host.exists(program)?)
 }
 
 /// Major and minor number of `6.1.0-40-amd64`.
@@ -173,6 +183,7 @@ fn delayed(namespace: &str, path: &str, value: &str) -> Finding {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::super::Verdict;
     use super::*;
 
@@ -190,6 +201,19 @@ mod tests {
         assert_eq!(judge("nvme_core", false), Verdict::Problem);
         assert_eq!(module("dm_multipath", true, false, None, Some(DEP)).verdict, Verdict::Ok);
         assert_eq!(module("dm_multipath", true, false, None, None).verdict, Verdict::Unknown);
+    }
+
+    #[test]
+    fn a_host_without_modprobe_fetches_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let host = Host::new(dir.path());
+        assert!(!fetches_modules(&host).unwrap());
+        host.with("/proc/sys/kernel/modprobe", "/sbin/modprobe\n");
+        assert!(!fetches_modules(&host).unwrap(), "only named");
+        host.with("/sbin/modprobe", "");
+        assert!(fetches_modules(&host).unwrap());
+        host.with("/proc/sys/kernel/modprobe", "\n");
+        assert!(!fetches_modules(&host).unwrap(), "switched off");
     }
 
     #[test]

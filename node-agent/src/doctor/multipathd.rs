@@ -183,14 +183,9 @@ mod tests {
     fn from_a_container_the_hosts_files_are_read() {
         let dir = tempfile::tempdir().unwrap();
         let host = Host::new(dir.path());
-        let write = |path: &str, text: &str| {
-            let path = dir.path().join(path);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, text).unwrap();
-        };
-        write("etc/multipath/conf.d/rds-csi.conf", SHIPPED);
+        host.with("/etc/multipath/conf.d/rds-csi.conf", SHIPPED);
         assert_eq!(installed_files(&host), Ok(None), "only configured");
-        write("usr/sbin/multipathd", "");
+        host.with("/usr/sbin/multipathd", "");
         assert!(blacklists(&installed_files(&host).unwrap().unwrap()));
     }
 

@@ -100,9 +100,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let host = Host::new(dir.path());
         assert_eq!(from_a_container(&host).unwrap().verdict, Verdict::Warning);
-        let units = dir.path().join("usr/lib/systemd/system");
-        std::fs::create_dir_all(&units).unwrap();
-        std::fs::write(units.join(SHUTDOWN), "").unwrap();
+        host.with(&format!("/usr/lib/systemd/system/{SHUTDOWN}"), "");
         assert_eq!(from_a_container(&host).unwrap().verdict, Verdict::Ok);
     }
 }

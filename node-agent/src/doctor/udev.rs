@@ -211,8 +211,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let host = Host::new(dir.path());
         assert_eq!(running(&host).unwrap().verdict, Verdict::Problem);
-        std::fs::create_dir_all(dir.path().join("proc/77")).unwrap();
-        std::fs::write(dir.path().join("proc/77/comm"), "systemd-udevd\n").unwrap();
+        host.with("/proc/77/comm", "systemd-udevd\n");
         let finding = running(&host).unwrap();
         assert_eq!(finding.verdict, Verdict::Ok);
         assert!(finding.seen.contains("77"), "{finding:?}");
