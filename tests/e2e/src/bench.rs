@@ -138,6 +138,13 @@ impl Bench {
         self.guests.as_deref().context("no guests")
     }
 
+    /// Whether what is installed makes snapshots.
+    pub(crate) async fn has_snapshots(&self) -> anyhow::Result<bool> {
+        let pods = self.controller_pods().await?;
+        let mut containers = pods.iter().flat_map(|pod| pod["spec"]["containers"].as_array());
+        Ok(containers.any(|all| all.iter().any(|c| c["name"] == "snapshotter")))
+    }
+
     /// Everything but what is installed.
     pub(crate) async fn begin(dir: &Path, pool: &str) -> anyhow::Result<(Appliance, Cluster)> {
         let appliance = Appliance::start(dir, pool).await?;
