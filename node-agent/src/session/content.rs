@@ -5,11 +5,11 @@
 //! by its UUID. A raw volume belongs to its user, so it is known by samples: the hashes of
 //! blocks spread over it, taken again every few seconds. One sampled block that still
 //! matches proves that it is the same; none that matches proves the opposite, unless so
-//! much was written since the sampling that all of them may have changed. On a volume that
-//! is nearly empty that is little: a program that goes on writing to the only few blocks
-//! that hold anything. There, what was zeros has to tell: it still is. Only at the very beginning
-//! fewer blocks than those may hold something now that did not: a log that grows, or goes round
-//! and comes to its first place.
+//! much was written since the sampling that all of them may have changed. On a volume of which
+//! only a part holds anything that is little: a program that goes round in that part, or in the
+//! only few blocks of one that is nearly empty. There, what was zeros has to tell: it still is.
+//! Only at the very beginning fewer blocks than hold something may have come to do so: a log that
+//! grows, or reaches its first place again.
 
 use std::fs::File;
 use std::io;
@@ -129,12 +129,16 @@ fn compare_samples(device: &File, samples: &Samples, since: Since) -> io::Result
     )))
 }
 
-/// Whether it may be a nearly empty volume whose few blocks were all written to since.
+/// Whether all blocks that held something may have been written to since, in a volume of which
+/// the rest is as empty as it was.
 fn may_be_rewritten(device: &File, samples: &Samples, since: Since) -> io::Result<bool> {
-    let few = samples.blocks.len();
-    if few > FEW || samples.zeros.is_empty() {
+    if samples.zeros.is_empty() {
         return Ok(false);
     }
+    let held = samples.blocks.len();
+    let beyond = samples.blocks.iter().filter(|(offset, _)| *offset >= HEAD_BLOCKS * BLOCK).count();
+    // Once over the part that holds anything, as far as the samples tell how large it is.
+    let once_over = beyond as u64 * (samples.size_bytes / SPREAD_BLOCKS);
     let mut begun = 0;
     for offset in &samples.zeros {
         if hash_at(device, *offset)? != hash_of_zeros() {
@@ -144,7 +148,8 @@ fn may_be_rewritten(device: &File, samples: &Samples, since: Since) -> io::Resul
             begun += 1;
         }
     }
-    Ok(begun < few && (few + begun) as u64 <= since.blocks())
+    let each_of_few = held <= FEW && (held + begun) as u64 <= since.blocks();
+    Ok(begun < held && (each_of_few || (beyond > 0 && since.written_bytes >= once_over)))
 }
 
 fn hash_of_zeros() -> u32 {
@@ -364,6 +369,17 @@ mod tests {
         assert_eq!(samples.blocks.len(), 9);
         let rewritten: Vec<_> = many.iter().map(|(block, _)| (*block, 2)).collect();
         assert!(!is_same(&sparse(&rewritten), &samples, written(9 * BLOCK)));
+        // Unless a program that goes round in the first part came by everywhere.
+        let round: Vec<(u64, u8)> = (0..300).map(|n| (n, 1)).collect();
+        let samples = sample(&sparse(&round), SIZE, 0).unwrap();
+        assert_eq!(samples.blocks.len(), 8 + 16);
+        let again: Vec<(u64, u8)> = (0..300).map(|n| (n, 2)).collect();
+        assert!(is_same(&sparse(&again), &samples, written(300 * BLOCK)));
+        assert!(!is_same(&sparse(&again), &samples, written(200 * BLOCK)));
+        // Another one, that has something elsewhere, or is full.
+        let elsewhere = [&again[..], &[(512, 2)]].concat();
+        assert!(!is_same(&sparse(&elsewhere), &samples, written(300 * BLOCK)));
+        assert!(!is_same(&volume(9), &samples, written(300 * BLOCK)));
     }
 
     #[test]
