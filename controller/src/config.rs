@@ -12,6 +12,7 @@ use rds_csi_proto::ids::{NodeName, RdsName};
 
 pub(crate) use self::url::user_name;
 pub use self::url::{RdsUrl, Scheme};
+use crate::adopt::AdoptArgs;
 use crate::kubernetes::KubernetesArgs;
 use crate::orphans::OrphanArgs;
 use crate::rules::owner::ClusterId;
@@ -138,6 +139,9 @@ pub struct Args {
 
     #[command(flatten)]
     pub orphans: OrphanArgs,
+
+    #[command(flatten)]
+    pub adoption: AdoptArgs,
 
     #[command(flatten)]
     pub kubernetes: KubernetesArgs,

@@ -8,6 +8,7 @@
 //! node, epoch) in its comment: the controller keeps none of its own and may be restarted
 //! at any moment.
 
+pub mod adopt;
 pub mod appliances;
 pub mod config;
 pub mod crash;

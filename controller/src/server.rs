@@ -19,11 +19,13 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
+use crate::adopt;
 use crate::appliances::{self, ApplianceConfig};
 use crate::config::{Args, DEFAULT_CLUSTER};
 use crate::credentials::CredentialsDir;
 use crate::csi::Service;
 use crate::fleet::Fleet;
+use crate::kubernetes::bound::Bound;
 use crate::kubernetes::cache::Cache;
 use crate::kubernetes::leader::Leader;
 use crate::kubernetes::reconcile::Reconciler;
@@ -60,7 +62,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         true => None,
         false => Some(kubernetes::connect(&args.kubernetes).await?),
     };
-    let gate = Arc::new(if alone { Gate::open() } else { Gate::shut() });
+    // Neither waits to lead: what they change no leader touches, nor they what it has.
+    let leads = alone || args.adoption.adopt;
+    let gate = Arc::new(if leads { Gate::open() } else { Gate::shut() });
     let notes = Arc::new(Notes::default());
     let story: Arc<dyn Story> = match alone {
         true => Arc::new(Silence),
@@ -76,6 +80,11 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     }
     if args.orphans.orphans {
         return orphans::run(&args.orphans, &members).await;
+    }
+    if args.adoption.adopt {
+        let cluster = cluster.as_ref().context("--adopt has to ask Kubernetes")?;
+        let bound = Bound::new(Users::new(cluster, args.driver_name.as_str()));
+        return adopt::run(args.orphans.yes, &bound, &members).await;
     }
     let operations = Operations::default();
     let fleet = Arc::new(Fleet::new(members));

@@ -3,6 +3,8 @@
 
 #[path = "kubernetes/account.rs"]
 mod account;
+#[path = "kubernetes/adopt.rs"]
+mod adopt;
 #[path = "kubernetes/bench.rs"]
 mod bench;
 #[path = "kubernetes/election.rs"]

@@ -13,3 +13,5 @@ mod fleet;
 mod look;
 #[path = "orphans.rs"]
 mod orphans;
+#[path = "switch_over.rs"]
+mod switch_over;

@@ -229,7 +229,17 @@ impl VolumeParams {
     /// If a key that is known has a value that it cannot have.
     pub fn from_volume_context(map: &HashMap<String, String>) -> Result<Self, ParamError> {
         // The volume's own path on the appliance stands under the same key there.
-        Self::read(map)
+        match map.get("keepAliveTmo").map(String::as_str) {
+            // "As the kernel has it", in each context that the Go driver wrote. No class of
+            // ours can have said so.
+            Some("0") => {
+                let without = |(k, v): (&String, &String)| {
+                    (k != "keepAliveTmo").then(|| (k.clone(), v.clone()))
+                };
+                Self::read(&map.iter().filter_map(without).collect())
+            }
+            _ => Self::read(map),
+        }
     }
 
     /// Only what concerns a second node: older drivers wrote contexts in which other keys
@@ -453,6 +463,29 @@ mod tests {
         assert!(
             VolumeParams::from_storage_class(&map(&[("csi.storage.k8s.io/pvc/name", "x")])).is_ok()
         );
+    }
+
+    /// What the Go driver of the same name writes into a PersistentVolume.
+    #[test]
+    fn a_context_of_the_go_driver_is_read() {
+        let context = map(&[
+            ("rdsAddress", "10.42.241.3"),
+            ("nvmeAddress", "10.42.68.1"),
+            ("nvmePort", "4420"),
+            ("nqn", "nqn.2000-02.com.mikrotik:pvc-3f1e1c0a-9d6e-4a3c-8f54-0c7a6a0b7e11"),
+            ("volumePath", "/storage-pool/metal-csi/pvc-3f1e1c0a-9d6e-4a3c-8f54-0c7a6a0b7e11.img"),
+            ("ctrlLossTmo", "-1"),
+            ("reconnectDelay", "5"),
+            ("keepAliveTmo", "0"),
+            ("migrationTimeoutSeconds", "300"),
+            ("storage.kubernetes.io/csiProvisionerIdentity", "1-2-rds.csi.srvlab.io"),
+        ]);
+        let read = VolumeParams::from_volume_context(&context).unwrap();
+        let session = SessionParams { reconnect_delay: 5, ..SessionParams::default() };
+        assert_eq!(read.session, session);
+        assert_eq!(read.nvme_address, Some("10.42.68.1".parse().unwrap()));
+        // In a class it is a mistake.
+        assert!(VolumeParams::from_storage_class(&map(&[("keepAliveTmo", "0")])).is_err());
     }
 
     #[test]

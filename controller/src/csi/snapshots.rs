@@ -65,6 +65,12 @@ impl Service {
             if id.is_empty() {
                 return Err(Error::Invalid("snapshot_id is required".into()));
             }
+            if is_of_the_go_driver(&id) {
+                return Err(Error::Refused(format!(
+                    "{id:?} is a snapshot that the Go driver of the same name made; its item and \
+                     its file have to be removed on the appliance by hand (docs/switch-over.md)"
+                )));
+            }
             // As with volumes: an id of another form never existed.
             let Ok(snapshot) = id.parse::<SnapshotId>() else {
                 tracing::warn!("not an id of this driver: nothing to delete");
@@ -94,4 +100,14 @@ impl Service {
         .instrument(span)
         .await
     }
+}
+
+/// Whether an id has the form that the Go driver of the same name gives its snapshots:
+/// `snap-<uuid>-at-<hexadecimal>`. To call one deleted would leave it on the appliance, with
+/// nobody who knows of it.
+fn is_of_the_go_driver(id: &str) -> bool {
+    let hexadecimal = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    id.split_once("-at-").is_some_and(|(ours, suffix)| {
+        ours.parse::<SnapshotId>().is_ok() && !suffix.is_empty() && suffix.bytes().all(hexadecimal)
+    })
 }

@@ -2,10 +2,11 @@
 //!
 //! [`connect`] finds the cluster, [`leader`] decides which replica works (by the rule in
 //! [`lease`]), [`cache`] follows the objects that others look up, [`users`] asks who uses a
-//! volume, [`reconcile`] detaches what nothing asks for any more, [`story`] keeps what there is to
+//! volume, [`bound`] which volumes the cluster has and who could be using them, [`reconcile`] detaches what nothing asks for any more, [`story`] keeps what there is to
 //! tell until [`telling`] has written it, in the words of [`tale`]. Without Kubernetes
 //! (`--no-kubernetes`) nothing in here runs.
 
+pub(crate) mod bound;
 pub(crate) mod cache;
 pub(crate) mod leader;
 mod lease;

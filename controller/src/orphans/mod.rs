@@ -33,11 +33,11 @@ pub struct OrphanArgs {
     pub older_than_hours: u64,
 
     /// Delete the orphans; shows what would be done unless --yes is given too
-    #[arg(long, requires = "known")]
+    #[arg(long, requires = "known", group = "done_with_yes")]
     pub sweep: bool,
 
-    /// Really
-    #[arg(long, requires = "sweep")]
+    /// Really: of --sweep, and of --adopt
+    #[arg(long, requires = "done_with_yes")]
     pub yes: bool,
 }
 

@@ -171,6 +171,25 @@ impl Appliance {
             .map_err(|cause| self.doubt(action, cause))
     }
 
+    /// All items whose slot passes, of whatever type, read strictly; of the others nothing is
+    /// read.
+    ///
+    /// # Errors
+    /// If there is any doubt.
+    pub async fn disks_named(
+        &self,
+        passes: impl Fn(&str) -> bool,
+    ) -> Result<Vec<DiskItem>, ApplianceError> {
+        let request = Request::Print { menu: Menu::Disk, filter: None, proplist: DISK_PROPS };
+        let action = request.to_string();
+        let rows = self.call(request).await?;
+        rows.iter()
+            .filter(|row| row.get("slot").is_some_and(|slot| passes(slot)))
+            .map(DiskItem::read)
+            .collect::<Result<_, _>>()
+            .map_err(|cause| self.doubt(action, cause))
+    }
+
     /// All disks with the space that they have or take.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! Decisions, without I/O: what a request may ask for, whose an item is, who may attach,
 //! and from where a volume can be reached.
 
+pub mod adopt;
 pub mod attach;
 pub mod attachment;
 pub mod capability;

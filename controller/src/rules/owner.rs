@@ -251,7 +251,11 @@ pub fn judge(slot: &str, comment: &str, volume: &VolumeId, cluster: &ClusterId) 
         return foreign(format!("its slot is {slot:?}"));
     }
     match OwnerTag::parse(comment) {
-        None if comment.is_empty() => foreign("it has no owner tag in its comment".into()),
+        None if comment.is_empty() => foreign(
+            "it has no owner tag in its comment (a volume of the Go driver of the same name has to \
+             be adopted: docs/switch-over.md)"
+                .into(),
+        ),
         None => foreign("its comment is not an owner tag of this driver".into()),
         Some(tag) if &tag.cluster != cluster => {
             foreign(format!("it belongs to cluster {:?}, this is {:?}", tag.cluster.0, cluster.0))

@@ -2,6 +2,7 @@
 //! first, changes as little as needed, and reads back what it changed; each can be repeated
 //! from any point at which it may have stopped.
 
+mod adopt;
 mod attachments;
 mod copying;
 mod create;
@@ -18,6 +19,7 @@ mod snapshots;
 mod source;
 mod story;
 
+pub(crate) use adopt::Disks;
 pub(crate) use attachments::{Attachments, ended};
 pub(crate) use create::CreatePlan;
 pub(crate) use look::Seen;

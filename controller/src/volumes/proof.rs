@@ -101,12 +101,20 @@ impl Volumes {
     ) -> Result<(), Error> {
         let pace = Pace::start();
         while let Some(why) = self.off(item, tag).await? {
-            let what = format!(
-                "that the export of {} is off, said by the portal itself ({why}; \
-                 --prove-export-off)",
-                item.slot
-            );
-            pace.again(&what).await?;
+            pace.again(&still_on(item, &why)).await?;
+        }
+        Ok(())
+    }
+
+    /// The same for an item that is on nobody's record.
+    pub(super) async fn wait_until_off_for(
+        &self,
+        item: &DiskItem,
+        host: &HostNqn,
+    ) -> Result<(), Error> {
+        let pace = Pace::start();
+        while let Some(why) = self.off_for(item, host.clone()).await? {
+            pace.again(&still_on(item, &why)).await?;
         }
         Ok(())
     }
@@ -115,11 +123,15 @@ impl Volumes {
     async fn off(&self, item: &DiskItem, tag: &OwnerTag) -> Result<Option<String>, Error> {
         // Nobody on record: what was recorded so was seen to be off.
         let Stage::Attached(held) = &tag.stage else { return Ok(None) };
+        self.off_for(item, held.host_of(&held.node)).await
+    }
+
+    /// The same, asked as a host of which the target may or may not know.
+    async fn off_for(&self, item: &DiskItem, host: HostNqn) -> Result<Option<String>, Error> {
         if self.proof.when == ProveOff::Never {
             return Ok(None);
         }
         let portal = self.portal(None, item).await?.socket_addr();
-        let host = held.host_of(&held.node);
         // A name that cannot be asked for proves nothing.
         let answer = match item.nqn.parse::<Nqn>() {
             Ok(nqn) => self.proof.ask(portal, nqn, host).await,
@@ -141,6 +153,13 @@ impl Volumes {
             }
         })
     }
+}
+
+fn still_on(item: &DiskItem, why: &str) -> String {
+    format!(
+        "that the export of {} is off, said by the portal itself ({why}; --prove-export-off)",
+        item.slot
+    )
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, dead_code, unreachable_pub)]
 
 pub mod deaths;
+pub mod go_driver;
 pub mod metrics;
 pub mod snapshots;
 

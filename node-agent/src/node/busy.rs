@@ -59,7 +59,7 @@ pub(crate) async fn expect_unused(
     }
 }
 
-fn is_udev(holder: &Holder) -> bool {
+pub(super) fn is_udev(holder: &Holder) -> bool {
     matches!(holder.command.as_str(), "(udev-worker)" | "systemd-udevd" | "udevd")
 }
 
@@ -75,7 +75,7 @@ pub(crate) async fn in_use_at(path: &Path, device: Option<DeviceNumber>) -> Erro
     ))
 }
 
-fn list(holders: &[Holder]) -> String {
+pub(super) fn list(holders: &[Holder]) -> String {
     let mut text: Vec<String> = holders.iter().take(SHOWN).map(ToString::to_string).collect();
     if holders.len() > SHOWN {
         text.push(format!("and {} more", holders.len() - SHOWN));

@@ -24,6 +24,7 @@ pub mod service;
 pub mod sessions;
 mod stage;
 mod stats;
+mod stranger;
 mod turns;
 mod unpublish;
 mod unstage;

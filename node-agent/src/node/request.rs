@@ -298,6 +298,28 @@ mod tests {
         assert!(spec.shield);
     }
 
+    /// With its defaults, the Go driver of the same name leaves keep-alive to the kernel.
+    #[test]
+    fn a_volume_of_the_go_driver_is_staged_with_a_shield() {
+        let mut request = stage();
+        request.volume_context = [
+            ("rdsAddress", "rds.example"),
+            ("nvmeAddress", "10.42.68.1"),
+            ("nvmePort", "4420"),
+            ("nqn", "nqn.2000-02.com.mikrotik:pvc-3f1e1c0a-9d6e-4a3c-8f54-0c7a6a0b7e11"),
+            ("volumePath", "/storage-pool/metal-csi/pvc-3f1e1c0a-9d6e-4a3c-8f54-0c7a6a0b7e11.img"),
+            ("ctrlLossTmo", "-1"),
+            ("reconnectDelay", "5"),
+            ("keepAliveTmo", "0"),
+            ("migrationTimeoutSeconds", "300"),
+        ]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into();
+        let staged = StageRequest::parse(&request).unwrap();
+        assert_eq!((staged.spec.keep_alive_tmo, staged.spec.reconnect_delay), (5, 5));
+        assert!(staged.spec.shield && !staged.made_from_other);
+    }
+
     #[test]
     fn a_volume_that_two_nodes_may_have_needs_the_shield() {
         let mut request = stage();

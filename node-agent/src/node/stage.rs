@@ -22,6 +22,7 @@ use super::record::{StageRecord, Step};
 use super::request::{StageRequest, WantedAccess};
 use super::selinux;
 use super::sessions::Sessions;
+use super::stranger;
 use super::{LOCAL, Node};
 use crate::crash;
 use crate::error::{Error, Result};
@@ -54,6 +55,7 @@ pub(crate) async fn stage<S: Sessions>(node: &Node<S>, request: StageRequest) ->
     if is_staged(node, &operation, &request, &staging, current.as_ref()).await? {
         return Ok(());
     }
+    stranger::expect_none(node, &operation, &request.spec).await?;
     if let WantedAccess::Filesystem { options, .. } = &request.capability.access
         && let Some(context) = options.context.clone()
     {

@@ -15,6 +15,7 @@ use super::locks::Operation;
 use super::paths::GivenPath;
 use super::record::{Access, StageRecord, Step};
 use super::sessions::Sessions;
+use super::stranger;
 use super::{LOCAL, Node};
 use crate::crash;
 use crate::error::{Error, Result};
@@ -65,6 +66,7 @@ pub(crate) async fn unstage<S: Sessions>(
     let device = view.as_ref().and_then(|v| v.device.as_ref()).map(|d| d.number);
 
     let plan = plan(&operation, path.clone(), record.clone(), device).await?;
+    stranger::expect_disconnected(node, &operation, &volume).await?;
     if let Some(device) = plan.device {
         let expected = plan.mounted.then(|| path.clone()).flatten();
         let unused = busy::expect_unused(device, expected).await;

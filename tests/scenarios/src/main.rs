@@ -43,6 +43,7 @@ mod shared;
 mod snapshots;
 mod stack;
 mod state_disk;
+mod switch_over;
 mod systemd;
 mod two_nodes;
 mod writer;

@@ -20,6 +20,7 @@ use crate::csi::{Csi, capability, channel, filesystem, request};
 use crate::process::{Daemon, run as command, sibling, socket_up, tail};
 use crate::report::Report;
 use crate::stack::{NODE_NAME, Stack, agent_socket};
+use crate::switch_over;
 
 const MIB: i64 = 1 << 20;
 const VOLUME: &str = "pvc-3f1e1c0a-9d6e-4a3c-8f54-0c7a6a0b7e11";
@@ -35,7 +36,7 @@ pub(crate) async fn run() -> bool {
 }
 
 /// The code must be this one, and the message must contain each of these.
-fn refused<T>(answer: Result<T, Status>, code: Code, says: &[&str]) -> Result<()> {
+pub(crate) fn refused<T>(answer: Result<T, Status>, code: Code, says: &[&str]) -> Result<()> {
     let Err(status) = answer else { bail!("it was accepted") };
     let message = status.message();
     ensure!(status.code() == code, "{:?} instead of {code:?}: {message}", status.code());
@@ -52,6 +53,7 @@ async fn tell(report: &mut Report) -> Result<()> {
     identity(report, &mut csi).await;
     creation(report, &mut csi).await;
     staging(report, &mut csi).await;
+    switch_over::run_on(report, &mut csi).await;
     agent_absent(report, &mut stack, &mut csi).await?;
     wrong_user(report, &stack);
     credentials(report, &stack).await?;
