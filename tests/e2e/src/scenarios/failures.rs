@@ -84,20 +84,7 @@ pub(super) async fn node_lost(bench: &Bench, ns: &str) -> anyhow::Result<()> {
             "status": {"volumesInUse": used}}))
         .await?;
     bench.cluster.kill_node(lost);
-    let silent = |node: &Value| {
-        let conditions = node["status"]["conditions"].as_array();
-        let ready = conditions.and_then(|all| all.iter().find(|c| c["type"] == "Ready"));
-        ready.is_some_and(|c| c["status"] == "Unknown")
-    };
-    bench.kube.until(NODE, None, lost, "not ready", silent).await?;
-    let attachment = bench.attachment(&pv, lost).await?;
-    ensure!(attachment.is_some(), "detached from a node of which nobody knows whether it is dead");
-
-    let node = bench.kube.get(NODE, None, lost).await?.context("no node")?;
-    let mut taints = node["spec"]["taints"].as_array().cloned().unwrap_or_default();
-    taints.push(json!({"key": "node.kubernetes.io/out-of-service", "value": "nodeshutdown",
-        "effect": "NoExecute"}));
-    bench.kube.patch(NODE, None, lost, json!({"spec": {"taints": taints}})).await?;
+    out_of_service(bench, lost, &pv).await?;
     bench.kube.until_gone(POD, Some(ns), "user").await?;
     bench.detached(&pv, lost).await?;
     let disk = bench.appliance.disk(&slot)?.context("no disk")?;
@@ -110,4 +97,23 @@ pub(super) async fn node_lost(bench: &Bench, ns: &str) -> anyhow::Result<()> {
     bench.remove(ns, &["data"]).await?;
     bench.kube.until_gone(CLAIM, Some(ns), "data").await?;
     bench.nothing_left().await
+}
+
+/// Waits until everybody knows that a node is silent, of which nobody knows more; then somebody
+/// does, and says so.
+pub(super) async fn out_of_service(bench: &Bench, lost: &str, volume: &str) -> anyhow::Result<()> {
+    let silent = |node: &Value| {
+        let conditions = node["status"]["conditions"].as_array();
+        let ready = conditions.and_then(|all| all.iter().find(|c| c["type"] == "Ready"));
+        ready.is_some_and(|c| c["status"] == "Unknown")
+    };
+    bench.kube.until(NODE, None, lost, "not ready", silent).await?;
+    let attachment = bench.attachment(volume, lost).await?;
+    ensure!(attachment.is_some(), "detached from a node of which nobody knows whether it is dead");
+
+    let node = bench.kube.get(NODE, None, lost).await?.context("no node")?;
+    let mut taints = node["spec"]["taints"].as_array().cloned().unwrap_or_default();
+    taints.push(json!({"key": "node.kubernetes.io/out-of-service", "value": "nodeshutdown",
+        "effect": "NoExecute"}));
+    bench.kube.patch(NODE, None, lost, json!({"spec": {"taints": taints}})).await
 }

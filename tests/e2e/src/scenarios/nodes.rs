@@ -6,8 +6,8 @@ use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
 use super::life::{event, name};
-use super::snapshots;
-use crate::api::{CLAIM, Kind, NAMESPACE, NODE, POD, VOLUME, eventually};
+use super::{failures, snapshots};
+use crate::api::{CLAIM, Kind, NAMESPACE, POD, VOLUME, eventually};
 use crate::bench::{Bench, CLASS, NODES, SMALL};
 use crate::pods::{self, Mode, Writer};
 
@@ -162,19 +162,7 @@ pub(super) async fn killed(bench: &Bench, ns: &str) -> anyhow::Result<()> {
     let before = writer.newest().await?;
     // Nobody will tell how this ended.
     bench.guests()?.shell(lost, "echo b >/proc/sysrq-trigger").err();
-    let silent = |node: &Value| {
-        let conditions = node["status"]["conditions"].as_array();
-        let ready = conditions.and_then(|all| all.iter().find(|c| c["type"] == "Ready"));
-        ready.is_some_and(|c| c["status"] == "Unknown")
-    };
-    bench.kube.until(NODE, None, lost, "not ready", silent).await?;
-    let attachment = bench.attachment(&volume, lost).await?;
-    ensure!(attachment.is_some(), "detached from a node of which nobody knows whether it is dead");
-    let node = bench.kube.get(NODE, None, lost).await?.context("no node")?;
-    let mut taints = node["spec"]["taints"].as_array().cloned().unwrap_or_default();
-    taints.push(json!({"key": "node.kubernetes.io/out-of-service", "value": "nodeshutdown",
-        "effect": "NoExecute"}));
-    bench.kube.patch(NODE, None, lost, json!({"spec": {"taints": taints}})).await?;
+    failures::out_of_service(bench, lost, &volume).await?;
     bench.kube.until_gone(POD, Some(ns), "user").await?;
     bench.detached(&volume, lost).await?;
     let successor = Writer::start(bench, ns, "user", "data", Mode::Filesystem, Some(other)).await?;
